@@ -1,0 +1,96 @@
+"""`deepnarrow`: the table of verbs, and what an error looks like."""
+
+import errno
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from deepnarrow import __version__
+from deepnarrow.errors import UserError, nearest
+
+VERBS = {  # verb -> one line for the overview; its module is `deepnarrow.cli.<verb>` and holds `app`
+    "shapes": "Parameters, FLOPs and memory of shapes, before a weight exists.",
+    "catalog": "The published family: list, show, search.",
+    "tokenizer": "Train a vocabulary, encode, decode.",
+    "corpus": "Turn documents into token shards.",
+    "pretrain": "Pretrain a shape on a corpus.",
+    "finetune": "Fine-tune a model on a task.",
+    "evaluate": "Score a model on a task, with intervals.",
+    "generate": "Answer texts with a model.",
+    "bench": "Time and weigh a model on this machine, beside the machine's ceilings.",
+    "study": "Several shapes, one protocol: pretrain, fine-tune, evaluate, time.",
+    "report": "Draw a study's frontier: plots and one HTML page.",
+    "card": "Write a run's model card from the ledger.",
+    "export": "Write a run as a folder that transformers loads.",
+    "demo": "The whole way in miniature, on this machine.",
+}
+ALIASES = {"catalogue": "catalog"}
+
+
+class Verbs(TyperGroup):
+    """Looks a verb up in `VERBS` and imports its module then, so that `deepnarrow shapes` never waits for torch."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in VERBS:
+            raise UserError(f"no such verb: {cmd_name}; {nearest(cmd_name, VERBS, limit=2)} (deepnarrow --help)")
+        command = typer.main.get_command(import_module(f"deepnarrow.cli.{name}").app)
+        command.name = name
+        return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        print("Usage: deepnarrow VERB [OPTIONS]\n")
+        print("Find, train, measure and serve the T5 that fits your budget.\n\nVerbs:")
+        for name, line in VERBS.items():
+            print(f"  {name:<10} {line}")
+        print("\nStart with `deepnarrow demo` or `deepnarrow shapes small-el16-dl2`; every verb has --help.")
+
+
+app = typer.Typer(cls=Verbs, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"deepnarrow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def deepnarrow(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Find, train, measure and serve the T5 that fits your budget."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. A user's mistake ends with one line and exit code 2, an interrupt with 130."""
+    try:
+        app(arguments, prog_name="deepnarrow")
+    except UserError as error:
+        stop(str(error), 2)
+    except KeyboardInterrupt:
+        stop("interrupted", 130)
+    except BrokenPipeError:  # the reader went away, as in `deepnarrow catalog list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        stop(operating_system_says(error), 2)
+
+
+def stop(message: str, code: int) -> None:
+    print(f"deepnarrow: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def operating_system_says(error: OSError) -> str:
+    where = f": {error.filename}" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full{where}; free some space and run the same command again, finished parts are kept"
+    return f"{error.strerror or error}{where}"

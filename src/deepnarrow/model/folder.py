@@ -1,0 +1,203 @@
+"""Open a model by name, and write one: run folders, Hugging Face folders, hub names.
+
+A name is one of
+    RUN/run.json, checkpoints.json        a run: its best checkpoint if one is marked, else its last
+    FOLDER/config.json + weights          a Hugging Face folder; every checkpoint of a run is one
+    owner/name, owner/name@revision       the hub, by way of its cache
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+
+from deepnarrow.errors import UserError, nearest
+from deepnarrow.files import read_json, whole_folder, write_json
+from deepnarrow.model import hub_files
+from deepnarrow.model.published import read_config, write_config
+from deepnarrow.model.t5 import NO_FLOAT16, T5
+from deepnarrow.model.tensors import read_tensors
+from deepnarrow.model.weights import as_tied, from_published, listed, to_published
+from deepnarrow.shapes import Shape, parse
+from deepnarrow.text import tokenizer as tokenizers
+from deepnarrow.text.tokenizer import Tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# What may be in a folder that `save_model` replaces: a model's files, ours or another library's.
+REPLACED = (*hub_files.SETTINGS, *hub_files.VOCABULARY, *hub_files.SAFE, *hub_files.OLD)
+
+
+class Opened(NamedTuple):
+    model: T5  # in evaluation mode
+    tokenizer: Tokenizer | None  # None where the folder has none
+    shape: Shape
+    origin: str  # the folder read, or "owner/name@commit"
+
+
+class Found(NamedTuple):
+    folder: Path
+    origin: str
+
+
+def open_model(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    dropout: float = 0.0,
+    revision: str | None = None,
+) -> Opened:
+    """Open a run folder, a Hugging Face T5 folder or a hub name. Anything broken or not a T5 is a `UserError`.
+
+    Weights in float16, bfloat16 or float64 files become `dtype`, which may be float32 or bfloat16.
+    """
+    if dtype not in DTYPES.values():
+        raise UserError(NO_FLOAT16 if dtype is torch.float16 else f"models run in {' or '.join(DTYPES)}, not {dtype}")
+    found = find(name, revision)
+    model = read_model(found.folder, dtype=dtype, dropout=dropout)
+    tokenizer = read_tokenizer(found.folder)
+    if tokenizer is not None and tokenizer.size > model.shape.vocab:
+        raise UserError(
+            f"{found.folder}: the tokenizer has {tokenizer.size:,} ids but the model only {model.shape.vocab:,} rows "
+            "of embedding, so the two do not belong together"
+        )
+    return Opened(model.to(device).eval(), tokenizer, model.shape, found.origin)
+
+
+def find(name: str | Path, revision: str | None = None) -> Found:
+    """The folder a name stands for: itself, a run's checkpoint, or a place in the hub's cache."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        folder = checkpoint(path) if (path / "run.json").is_file() else path
+        return Found(folder, str(folder))
+    if path.exists():
+        raise UserError(f"{path} is a file; a model is a folder with config.json and weights, or a hub name")
+    text = str(name)
+    if text.startswith(("/", ".", "~")) or text.count("/") > 1 or "\\" in text:
+        raise UserError(f"no folder {text}")
+    if "/" not in text and is_shape(text):
+        raise UserError(
+            f"{text} is a shape, which has no weights yet, and there is no folder of that name; pretrain it "
+            f"(deepnarrow pretrain --shape {text} ...) or name published weights (google/t5-efficient-{text})"
+        )
+    fetched = hub_files.fetch(text, revision)
+    return Found(fetched.folder, fetched.origin)
+
+
+def checkpoint(run: Path) -> Path:
+    """The folder of a run's best checkpoint if one is marked, else of its last."""
+    path = run / "checkpoints.json"
+    marked = read_json(path) if path.is_file() else {}
+    name = (marked.get("best") or marked.get("last")) if isinstance(marked, dict) else None
+    if not isinstance(name, str):
+        raise UserError(f"the run {run} has no checkpoint yet; let it train on to its first")
+    folder = run / "checkpoints" / name
+    if Path(name).name != name or not folder.is_dir():
+        raise UserError(f"{path} names the checkpoint {name!r}, but {run / 'checkpoints'} does not hold it")
+    return folder
+
+
+def is_shape(text: str) -> bool:
+    try:
+        parse(text)
+    except UserError:
+        return False
+    return True
+
+
+def read_shape(folder: Path) -> Shape:
+    """A model folder's shape, from its config.json alone."""
+    return read_config(read_settings(folder), where=str(folder / "config.json")).shape
+
+
+def read_settings(folder: Path) -> dict:
+    path = folder / "config.json"
+    if not path.is_file():
+        there = sorted(entry.name for entry in folder.iterdir())
+        shown = ", ".join(there[:6]) + (", ..." if len(there) > 6 else "")
+        raise UserError(f"{folder} is not a model folder: it has no config.json (it holds {shown or 'nothing'})")
+    return read_json(path)
+
+
+def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> T5:
+    """The model of a Hugging Face T5 folder, on the CPU."""
+    published = read_config(read_settings(folder), where=str(folder / "config.json"))
+    tensors = read_tensors(folder, dtype)
+    shape = as_tied(published.shape, tensors)
+    state = from_published(
+        tensors, shape, scaled=published.scaled, may_lack_output=published.may_lack_output, where=str(folder)
+    )
+    with torch.device("meta"):
+        model = T5(shape, dropout=dropout)
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def read_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer in a model folder, or None where there is none."""
+    models = ("tokenizer.json", *tokenizers.MODELS)
+    bytes_only = tokenizers.settings_in(folder).get("tokenizer_class") == "ByT5Tokenizer"
+    return tokenizers.load(folder) if bytes_only or any((folder / name).is_file() for name in models) else None
+
+
+def save_model(model: T5, tokenizer: Tokenizer | None, folder: Path) -> None:
+    """Write a folder that `open_model` and transformers read, whole or not at all, in the model's dtype.
+
+    Knobs a published T5 does not have are written out as equal tensors; our loader makes them one again. A folder that
+    holds anything but a model is not replaced.
+    """
+    check_replaceable(folder)
+    dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
+    eos = tokenizer.eos if tokenizer else 1
+    tensors = to_published({name: tensor.detach() for name, tensor in model.state_dict().items()}, model.shape)
+    with whole_folder(folder) as temporary:
+        if tokenizer is not None:
+            tokenizer.save(temporary)
+        write_json(temporary / "generation_config.json", generation_config(eos))
+        # what is written out may be one tensor under two names, which safetensors refuses
+        own = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(own, temporary / "model.safetensors", metadata={"format": "pt"})
+        config = write_config(model.shape, dtype=dtype, dropout=model.dropout, eos=eos)
+        write_json(temporary / "config.json", config)
+
+
+def generation_config(eos: int) -> dict[str, int]:
+    return {"decoder_start_token_id": 0, "eos_token_id": eos, "pad_token_id": 0}
+
+
+def check_replaceable(folder: Path) -> None:
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; name a folder to write the model to")
+    if not folder.is_dir():
+        return
+    others = sorted(path.name for path in folder.iterdir() if not any(path.match(pattern) for pattern in REPLACED))
+    if others:
+        raise UserError(
+            f"{folder} holds more than a model ({listed(others)}) and writing would replace all of it; "
+            "name another folder"
+        )
+
+
+def resolve_device(name: str) -> torch.device:
+    """ "auto" is a CUDA device where there is one, else the CPU; "cpu", "cuda" and "cuda:1" are themselves."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise UserError(f"unknown device {name!r}; {nearest(name, ('auto', 'cpu', 'cuda'))}")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UserError(f"this machine has {torch.cuda.device_count()} CUDA devices, so {name} is not there; use cpu")
+    return torch.device(name)
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """
+    >>> resolve_dtype("bfloat16")
+    torch.bfloat16
+    """
+    if name in ("float16", "fp16", "half"):
+        raise UserError(NO_FLOAT16)
+    if name not in DTYPES:
+        raise UserError(f"unknown dtype {name!r}; {nearest(name, DTYPES)}")
+    return DTYPES[name]

@@ -1,0 +1,143 @@
+"""The three things a T5 block is made of: norm, attention, feed-forward.
+
+Shape key   B batch   L query length   M memory length   D d_model   F d_ff   K d_kv
+            H heads   G key/value heads (= H unless grouped)   R = H / G heads that share one key/value head
+            A tensor's name ends in its dimensions: `key_BGMK` is [B, G, M, K].
+
+Two departures from the textbook, both Raffel et al. 2020 (arXiv:1910.10683): logits are not divided by sqrt(K), since
+the initial scale of `query` absorbs it; and position enters only as a bias on the logits (position.py).
+No linear layer has an additive bias.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deepnarrow.shapes import Shape
+
+EPSILON = 1e-6
+
+
+class KeysValues(NamedTuple):
+    """What queries look at. With tied projections both are one tensor."""
+
+    key_BGMK: Tensor
+    value_BGMK: Tensor
+
+    @property
+    def tied(self) -> bool:
+        return self.value_BGMK is self.key_BGMK
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "KeysValues":
+        """Both changed alike; what was one tensor stays one."""
+        key_BGMK = change(self.key_BGMK)
+        return KeysValues(key_BGMK, key_BGMK if self.tied else change(self.value_BGMK))
+
+
+class Norm(nn.Module):
+    """RMS norm: a scale, no shift, no mean subtracted (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Computed in float32; the result has the dtype the next matrix product wants, so that it is cast once."""
+        wide = x.float()
+        normed = F.rms_norm(wide, self.weight.shape, self.weight.float(), EPSILON)
+        return normed.to(compute_dtype(x))
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What matrix products on `x` run in: autocast's dtype inside autocast, else its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+class Attention(nn.Module):
+    """Multi-head attention; with `kv_heads` several heads share keys and values, with `tie_kv` these two are one."""
+
+    def __init__(self, shape: Shape, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = shape.num_heads, shape.kv_heads or shape.num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(shape.d_model, shape.inner, bias=False)
+        self.key = nn.Linear(shape.d_model, shape.kv_inner, bias=False)
+        self.value = None if shape.tie_kv else nn.Linear(shape.d_model, shape.kv_inner, bias=False)
+        self.output = nn.Linear(shape.inner, shape.d_model, bias=False)
+
+    def look_at(self, memory_BMD: Tensor) -> KeysValues:
+        """Keys and values [B, G, M, K] of what is attended to."""
+        key_BGMK = split(self.key(memory_BMD), self.kv_heads)
+        return KeysValues(key_BGMK, key_BGMK if self.value is None else split(self.value(memory_BMD), self.kv_heads))
+
+    def forward(self, input_BLD: Tensor, memory: KeysValues, bias: Tensor | None) -> Tensor:
+        """Mix `memory` into each input position; `bias` broadcasts to [B, H, L, M], `MASKED` where nothing is seen."""
+        query_BHLK = split(self.query(input_BLD), self.heads)
+        batch, heads, length, width = query_BHLK.shape
+        if self.kv_heads != heads:  # heads that share keys become more queries of one head: nothing is copied
+            query_BHLK = query_BHLK.reshape(batch, self.kv_heads, -1, width)
+            if bias is not None and bias.shape[1] > 1:
+                bias = bias.reshape(bias.shape[0], self.kv_heads, -1, bias.shape[-1])
+        mixed = attend(query_BHLK, memory, bias, self.dropout if self.training else 0.0)
+        return self.output(mixed.reshape(batch, heads, length, width).transpose(1, 2).flatten(2))
+
+
+def split(x_BLI: Tensor, heads: int) -> Tensor:
+    """[B, L, H*K] -> [B, H, L, K]"""
+    return x_BLI.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def fused(x: Tensor) -> bool:
+    """Whether attention runs as one call. On a CPU, a bias that needs a gradient would send that call down a slow path,
+    so there training is spelt out.
+    """
+    return x.device.type != "cpu" or not torch.is_grad_enabled()
+
+
+def attend(query: Tensor, memory: KeysValues, bias: Tensor | None, dropout: float) -> Tensor:
+    """softmax(query key^T + bias) value, the softmax in float32. A fused call wants the bias in the query's dtype."""
+    if fused(query):
+        return F.scaled_dot_product_attention(query, *memory, attn_mask=bias, dropout_p=dropout, scale=1.0)
+    logits = query @ memory.key_BGMK.transpose(-1, -2)
+    if bias is not None:
+        logits = logits + bias
+    share = F.dropout(logits.softmax(-1, dtype=torch.float32), dropout)
+    return share.to(query.dtype) @ memory.value_BGMK
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by tanh (Hendrycks and Gimpel 2016, arXiv:1606.08415), T5 1.1's; published configs call it `gelu_new`."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "gated-relu": F.relu,
+    "gated-gelu": gelu_tanh,
+    "gated-silu": F.silu,
+}
+
+
+class FeedForward(nn.Module):
+    """Widen, activate, narrow. Gated: activate(x wi_0) * (x wi_1) (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, shape: Shape, dropout: float) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[shape.feed_forward]
+        self.gated, self.dropout = shape.gated, dropout
+        if shape.gated:
+            self.wi_0 = nn.Linear(shape.d_model, shape.d_ff, bias=False)
+            self.wi_1 = nn.Linear(shape.d_model, shape.d_ff, bias=False)
+        else:
+            self.wi = nn.Linear(shape.d_model, shape.d_ff, bias=False)
+        self.wo = nn.Linear(shape.d_ff, shape.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.activation(self.wi_0(x)) * self.wi_1(x) if self.gated else self.activation(self.wi(x))
+        return self.wo(F.dropout(hidden, self.dropout, self.training))

@@ -1,0 +1,118 @@
+"""Sampling: each token drawn by chance, by a generator of its own for each answer.
+
+Shape key   A sequences still in the batch   T most tokens   V vocabulary
+
+The ids that may be drawn are found as a set, and the draw walks them in the order of their ids. So equal logits, which
+are common in bfloat16, cannot change an answer by the order in which a sort happens to leave them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepnarrow.errors import UserError
+from deepnarrow.model.cache import Cache
+from deepnarrow.model.greedy import Choose, extend, most_likely
+from deepnarrow.model.limits import Limits, Output, Tell
+from deepnarrow.model.t5 import T5
+
+COLDEST = 1e-6  # float32 cannot tell a lower temperature from 0
+FIRST_LOOK = 512  # a nucleus is nearly always within so many ids, and finding those is cheaper than sorting all
+BELOW_ONE = 1 - 2.0**-40  # a share of the whole that no rounding makes the whole
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draws from softmax(logits / temperature), cut to the `top_k` likeliest ids, then to the `top_p` nucleus.
+
+    The nucleus is the smallest set of likeliest ids that together have at least the probability `top_p` (Holtzman et
+    al. 2020, arXiv:1904.09751, section 3.1). Ids as likely as the last one kept are kept. Temperature 0 is greedy.
+    An answer depends on the seed, its input, and the input's index in the call, never on its neighbours.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    num_return: int = 1
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UserError(f"temperature must be 0 or more, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k must be at least 1, not {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if self.seed < 0:
+            raise UserError(f"the seed must be 0 or more, not {self.seed}")
+        if self.num_return < 1:
+            raise UserError(f"num_return must be at least 1, not {self.num_return}")
+
+    def answers(
+        self, model: T5, cache: Cache, limits: Limits, rows: Sequence[int], tell: Tell | None
+    ) -> list[list[Output]]:
+        """Answers in the order of drawing: the first is the same whatever `num_return` is."""
+        inputs, device = cache.rows, cache.bias_HO.device
+        if self.num_return > 1:
+            cache.reorder(torch.arange(inputs, device=device).repeat_interleave(self.num_return))
+        outputs = extend(
+            model, cache, limits, self._chooser(rows, limits, device), np.repeat(rows, self.num_return).tolist(), tell
+        )
+        return [outputs[at : at + self.num_return] for at in range(0, len(outputs), self.num_return)]
+
+    def _chooser(self, rows: Sequence[int], limits: Limits, device: torch.device) -> Choose:
+        if self.temperature < COLDEST:
+            return most_likely
+        drawn = [
+            np.random.default_rng([self.seed, row, answer]).random(limits.max_tokens)
+            for row in rows
+            for answer in range(self.num_return)
+        ]
+        uniform_BT = torch.from_numpy(np.stack(drawn)).clamp(max=BELOW_ONE).to(device)
+
+        def choose(logits_AV: Tensor, number_A: Tensor, step: int) -> Tensor:
+            share_AV = shares(logits_AV, self.temperature, self.top_k, self.top_p)
+            return draw(share_AV, uniform_BT[number_A, step])
+
+        return choose
+
+
+def shares(logits_AV: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
+    """Probabilities of the ids that may be drawn, 0 for the others; they need not add up to 1 after the nucleus cut.
+
+    >>> shares(torch.tensor([[0.5, 0.2, 0.3]]).log(), 1.0, None, 0.6)
+    tensor([[0.5000, 0.0000, 0.3000]])
+    """
+    scaled_AV = (logits_AV - logits_AV.amax(-1, keepdim=True)) / temperature
+    if top_k is not None and top_k < scaled_AV.shape[-1]:
+        least_A1 = scaled_AV.topk(top_k).values[:, -1:]
+        scaled_AV = scaled_AV.masked_fill(scaled_AV < least_A1, -math.inf)
+    share_AV = scaled_AV.softmax(-1)
+    if top_p is not None and top_p < 1:
+        share_AV = share_AV.where(share_AV >= nucleus_edge(share_AV, top_p), 0.0)
+    return share_AV
+
+
+def nucleus_edge(share_AV: Tensor, top_p: float) -> Tensor:
+    """The least probability [A, 1] inside each nucleus."""
+    count = min(FIRST_LOOK, share_AV.shape[-1])
+    while True:
+        top = share_AV.topk(count).values
+        inside = top.cumsum(-1, dtype=torch.float64) - top < top_p  # what stands before an id is not yet enough
+        if count == share_AV.shape[-1] or not bool(inside[:, -1].any()):
+            return top.gather(1, inside.sum(-1, keepdim=True) - 1)
+        count = share_AV.shape[-1]
+
+
+def draw(share_AV: Tensor, uniform_A: Tensor) -> Tensor:
+    """The id at which the running sum of shares passes `uniform` times their whole; never one with share 0.
+
+    >>> draw(torch.tensor([[0.2, 0.0, 0.3]]).repeat(3, 1), torch.tensor([0.0, 0.39, 0.41]).double())
+    tensor([0, 0, 2])
+    """
+    sum_AV = share_AV.cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(sum_AV, uniform_A[:, None] * sum_AV[:, -1:], right=True)[:, 0]

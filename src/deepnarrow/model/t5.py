@@ -1,0 +1,228 @@
+"""The T5 network (Raffel et al. 2020, arXiv:1910.10683), every shape of it.
+
+Shape key   B batch   L input length   T target length   D d_model   V vocabulary   H heads   M memory length
+
+Blocks are pre-norm: x + dropout(layer(norm(x))). Dropout stands at the embeddings, the attention weights, the
+feed-forward's hidden layer, every layer's output and behind the final norm. A tied model multiplies the decoder's
+output by d_model**-0.5 before the embedding matrix; an untied one (T5 1.1) does not.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deepnarrow.errors import UserError
+from deepnarrow.model.cache import Cache
+from deepnarrow.model.layers import Attention, FeedForward, KeysValues, Norm, compute_dtype, fused
+from deepnarrow.model.position import MASKED, PositionBias
+from deepnarrow.shapes import Shape
+
+PAD = 0  # also what the decoder reads first
+NO_FLOAT16 = (
+    "T5 does not run in float16: values behind its feed-forward layers exceed 65,504, the largest float16, and become "
+    "infinite; use bfloat16 or float32"
+)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention when there is a memory, feed-forward."""
+
+    def __init__(self, shape: Shape, dropout: float, *, cross: bool) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.self_norm, self.self_attention = Norm(shape.d_model), Attention(shape, dropout)
+        if cross:
+            self.cross_norm, self.cross_attention = Norm(shape.d_model), Attention(shape, dropout)
+        self.feed_norm, self.feed_forward = Norm(shape.d_model), FeedForward(shape, dropout)
+
+    def forward(
+        self,
+        x_BLD: Tensor,
+        bias: Tensor,
+        memory: KeysValues | None = None,
+        memory_bias: Tensor | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        normed_BLD = self.self_norm(x_BLD)
+        own = self.self_attention.look_at(normed_BLD)
+        if cache is not None:
+            own = cache.extend(layer, own)
+        x_BLD = x_BLD + self.drop(self.self_attention(normed_BLD, own, bias))
+        if memory is not None:
+            x_BLD = x_BLD + self.drop(self.cross_attention(self.cross_norm(x_BLD), memory, memory_bias))
+        return x_BLD + self.drop(self.feed_forward(self.feed_norm(x_BLD)))
+
+    def drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Stack(nn.Module):
+    """Blocks under one table of relative positions, then a norm."""
+
+    def __init__(self, shape: Shape, layers: int, dropout: float, *, cross: bool) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.position = PositionBias(shape)
+        self.blocks = nn.ModuleList(Block(shape, dropout, cross=cross) for _ in range(layers))
+        self.norm = Norm(shape.d_model)
+
+    def forward(
+        self,
+        x_BLD: Tensor,
+        bias: Tensor,
+        memory: Sequence[KeysValues | None],
+        memory_bias: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """`memory` has one entry for each block; None leaves the cross-attention out, as in an encoder."""
+        x_BLD = F.dropout(x_BLD, self.dropout, self.training)
+        for layer, (block, seen) in enumerate(zip(self.blocks, memory, strict=True)):
+            x_BLD = block(x_BLD, bias, seen, memory_bias, cache, layer)
+        return F.dropout(self.norm(x_BLD), self.dropout, self.training)
+
+    def look_at(self, memory_BMD: Tensor) -> list[KeysValues]:
+        """Every block's keys and values of the encoder's output."""
+        return [cast(Block, block).cross_attention.look_at(memory_BMD) for block in self.blocks]
+
+
+class T5(nn.Module):
+    """A text-to-text transformer of the given shape, in float32, its weights not yet set (see `initialise`).
+
+    Token id 0 is padding and the decoder's first token. Without decoder layers only `encode` works.
+
+    >>> from deepnarrow.shapes import parse
+    >>> model = T5(parse("tiny-nl1-dm32-ff64-v96"))
+    >>> model(torch.ones(2, 7, dtype=torch.long), torch.ones(2, 5, dtype=torch.long)).shape
+    torch.Size([2, 5, 96])
+    """
+
+    def __init__(self, shape: Shape, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= dropout < 1.0:
+            raise UserError(f"dropout must be at least 0 and below 1, not {dropout}")
+        self.shape, self.dropout = shape, dropout
+        self.embedding = nn.Embedding(shape.vocab, shape.d_model)
+        # With shared stacks there is one, the decoder's, and the encoder walks it without its cross-attention.
+        shared = shape.share_encoder_decoder
+        self.encoder = None if shared else Stack(shape, shape.encoder_layers, dropout, cross=False)
+        self.decoder = Stack(shape, shape.decoder_layers, dropout, cross=True) if shape.decoder_layers else None
+        self.output = None if shape.tied or self.decoder is None else nn.Linear(shape.d_model, shape.vocab, bias=False)
+
+    def forward(self, inputs_BL: Tensor, targets_BT: Tensor) -> Tensor:
+        """Logits [B, T, V] for each target token, given the input and the targets before it.
+
+        Both are token ids, 0 where padded; the decoder reads the targets shifted right by one, after a 0. Padding of
+        the targets needs no mask: causal attention never looks at what follows.
+        """
+        return self.logits(self.hidden(inputs_BL, targets_BT))
+
+    def hidden(self, inputs_BL: Tensor, targets_BT: Tensor) -> Tensor:
+        """What `forward` computes short of the output matrix, [B, T, D]; `logits` does the rest, whole or in parts."""
+        mask_BL = inputs_BL != PAD
+        return self.decode_hidden(shift_right(targets_BT), self.encode(inputs_BL, mask_BL), mask_BL)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V]"""
+        if self.output is not None:
+            return self.output(hidden)
+        return F.linear(hidden * self.shape.d_model**-0.5, self.embedding.weight)
+
+    def encode(self, input_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """The encoder's output [B, L, D]. `mask_BL` is True at real tokens; without it, where the id is not 0."""
+        stack = self.encoder or self._decoder()
+        x_BLD = self._embed(input_BL)
+        length = input_BL.shape[1]
+        bias = stack.position(length, length, causal=False)
+        mask_BL = input_BL != PAD if mask_BL is None else mask_BL.bool()
+        if has_padding(mask_BL):
+            bias = torch.where(mask_BL[:, None, None, :], bias, MASKED)
+        return stack(x_BLD, ready(bias, x_BLD), [None] * len(stack.blocks))
+
+    def decode(
+        self, target_BT: Tensor, memory_BLD: Tensor | None, mask_BL: Tensor | None, cache: Cache | None = None
+    ) -> Tensor:
+        """Logits [B, T, V] for the token after each decoder input (ids already shifted, a 0 first).
+
+        With a cache the ids are the next T tokens only, and memory and mask are not read: the cache has them.
+        """
+        return self.logits(self.decode_hidden(target_BT, memory_BLD, mask_BL, cache))
+
+    def decode_hidden(
+        self, target_BT: Tensor, memory_BLD: Tensor | None, mask_BL: Tensor | None, cache: Cache | None = None
+    ) -> Tensor:
+        """`decode` short of the output matrix: [B, T, D]."""
+        stack, length = self._decoder(), target_BT.shape[1]
+        if cache is not None:
+            return self._decode_next(stack, target_BT, cache)
+        if memory_BLD is None:
+            raise ValueError("decoding without a cache needs the encoder's output")
+        x_BTD = self._embed(target_BT)
+        bias = ready(stack.position(length, length, causal=True), x_BTD)
+        memory = stack.look_at(memory_BLD)
+        return stack(x_BTD, bias, memory, self._memory_bias(mask_BL, x_BTD))
+
+    @torch.no_grad()
+    def start_cache(self, memory_BLD: Tensor, mask_BL: Tensor | None, length: int) -> Cache:
+        """A cache for up to `length` tokens a row, the keys and values of the encoder's output computed once."""
+        stack = self._decoder()
+        memory = stack.look_at(memory_BLD)
+        batch, heads, _, width = memory[0].key_BGMK.shape
+        past = [pair.each(lambda x: x.new_empty(batch, heads, length, width)) for pair in memory]
+        bias_HO = stack.position.by_offset(length, length, causal=True).to(memory[0].key_BGMK.dtype)
+        return Cache(memory, self._memory_bias(mask_BL, memory_BLD), past, bias_HO)
+
+    @torch.no_grad()
+    def _decode_next(self, stack: Stack, target_BT: Tensor, cache: Cache) -> Tensor:
+        rows, length = target_BT.shape
+        if rows != cache.rows or cache.position + length > cache.length:
+            raise ValueError(
+                f"a cache of {cache.rows} rows with {cache.position} of {cache.length} tokens filled "
+                f"cannot take {length} more tokens in {rows} rows"
+            )
+        x_BTD = self._embed(target_BT)
+        x_BTD = stack(x_BTD, cache.bias(length), cache.memory, cache.memory_bias, cache)
+        cache.position += length
+        return x_BTD
+
+    def _decoder(self) -> Stack:
+        if self.decoder is None:
+            raise UserError(f"{self.shape} is an encoder alone: it can encode, but it has no decoder to answer with")
+        return self.decoder
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        x_BLD = self.embedding(ids)
+        if compute_dtype(x_BLD) is torch.float16:
+            raise UserError(NO_FLOAT16)
+        return x_BLD
+
+    def _memory_bias(self, mask_BL: Tensor | None, like: Tensor) -> Tensor | None:
+        """[B, 1, 1, L], `MASKED` at the memory's padding; None where there is none to hide."""
+        if mask_BL is None or not has_padding(mask_BL):
+            return None
+        seen = torch.zeros((), device=mask_BL.device)
+        return ready(torch.where(mask_BL.bool()[:, None, None, :], seen, MASKED), like)
+
+
+def shift_right(targets_BT: Tensor) -> Tensor:
+    """What the decoder reads to predict the targets: a 0, then all targets but the last.
+
+    >>> shift_right(torch.tensor([[7, 8, 1]])).tolist()
+    [[0, 7, 8]]
+    """
+    return F.pad(targets_BT[:, :-1], (1, 0), value=PAD)
+
+
+def has_padding(mask_BL: Tensor) -> bool:
+    """Whether a mask hides anything. Where asking would stall a GPU or break a compiled graph, the answer is yes."""
+    if mask_BL.device.type != "cpu" or torch.compiler.is_compiling():
+        return True
+    return not bool(mask_BL.all())
+
+
+def ready(bias: Tensor, x: Tensor) -> Tensor:
+    """A bias as every layer's attention will want it, so that it is cast and laid out once."""
+    return bias.to(compute_dtype(x)).contiguous() if fused(x) else bias

@@ -1,0 +1,201 @@
+"""Tasks: what text goes in, what text should come out, and how it is scored.
+
+A task is one declarative entry in a file of this folder. Its version rises whenever its text or its scoring changes,
+so that old numbers stop matching. Rows come from its own source or from a user's files; both give the same pairs.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, NamedTuple
+
+from deepnarrow.errors import UserError, nearest
+from deepnarrow.tasks.baselines import Baseline
+from deepnarrow.tasks.metrics import Metric
+
+__all__ = ["Loaded", "Pair", "Source", "Task", "add", "answers", "column", "get", "hub", "load", "load_pairs", "names"]
+
+Row = dict[str, Any]
+
+
+class Pair(NamedTuple):
+    """One example as text. `accepted` lists every right answer; training uses the first."""
+
+    inputs: str
+    accepted: list[str]
+
+
+class Source(NamedTuple):
+    """Where one split comes from: `spec` is what a reader is told, `rows` opens it."""
+
+    spec: str
+    rows: Callable[[], Iterable[Row]]
+
+
+class Loaded(NamedTuple):
+    """The pairs of one split, with what a score needs to be believed.
+
+    `origin` names the files with their hash, or the hub's data set with the revision that was read. `skipped` counts
+    rows without an answer.
+    """
+
+    pairs: list[Pair]
+    origin: str
+    skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task. `to_pair` gives None for a row without an answer, which is then left out and counted.
+
+    With `labels`, a closed set, a model is scored by which label it finds most likely, so it never answers beside the
+    set; without, by what it generates. Lengths are tokens, EOS included.
+    """
+
+    name: str
+    version: int
+    about: str  # one line
+    paper: str
+    sources: Mapping[str, Source]
+    to_pair: Callable[[Row], Pair | None]
+    metrics: tuple[Metric, ...]
+    baseline: Baseline
+    input_tokens: int
+    target_tokens: int
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def main_metric(self) -> str:
+        """The metric that chooses checkpoints and orders tables: the first one."""
+        return self.metrics[0].name
+
+
+TASKS: dict[str, Task] = {}
+
+
+def add(task: Task) -> Task:
+    if task.name in TASKS:
+        raise ValueError(f"task {task.name!r} is already defined")
+    return TASKS.setdefault(task.name, task)
+
+
+def get(name: str) -> Task:
+    """Find a task by name; an unknown one is a `UserError` with the nearest names."""
+    known = names()
+    if name not in TASKS:
+        raise UserError(f"unknown task {name!r}; {nearest(name, known)}")
+    return TASKS[name]
+
+
+def names() -> list[str]:
+    """Every task. The first call imports this folder's files, so none has to be remembered."""
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    return sorted(TASKS)
+
+
+def load_pairs(task: Task, split: str, *, data: Path | None = None, limit: int | None = None) -> list[Pair]:
+    """The pairs of a split; see `load`."""
+    return load(task, split, data=data, limit=limit).pairs
+
+
+def load(task: Task, split: str, *, data: Path | None = None, limit: int | None = None) -> Loaded:
+    """Read a split from the task's own source, or from `data`: one file, or a folder with `<split>.jsonl` and the like.
+
+    `limit` keeps the first pairs. Raises `UserError` for an unknown split, a missing file, a missing column, and where
+    no row has an answer.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"a limit of {limit} leaves nothing of task {task.name}; ask for 1 or more")
+    sources = [own_source(task, split)] if data is None else [from_file(path) for path in files(Path(data), split)]
+    pairs: list[Pair] = []
+    skipped = 0
+    for pair in (pair for source in sources for pair in read(task, source)):
+        if pair is None:
+            skipped += 1
+        else:
+            pairs.append(pair)
+            if len(pairs) == limit:
+                break
+    origin = ", ".join(source.origin() for source in sources)
+    if not pairs:
+        raise UserError(f"no row with an answer for task {task.name} in {origin}: {skipped} rows were read")
+    return Loaded(pairs, origin, skipped)
+
+
+def read(task: Task, source: Source) -> Iterator[Pair | None]:
+    for number, row in enumerate(source.rows(), start=1):
+        try:
+            pair = task.to_pair(row)
+        except UserError as error:
+            raise UserError(f"{source.spec}, row {number}, does not suit task {task.name}: {error}") from None
+        yield pair
+
+
+def own_source(task: Task, split: str) -> Source:
+    if split not in task.sources:
+        raise UserError(f"task {task.name} has no split {split!r}; {nearest(split, task.sources)}")
+    return task.sources[split]
+
+
+def files(where: Path, split: str) -> list[Path]:
+    """The file named, or a folder's files of that split: `train.jsonl`, `train.csv.gz`, `train-00000-of-00002.parquet`."""
+    if not where.is_dir():
+        return [where]
+    found = sorted(path for path in where.iterdir() if path.is_file() and not path.name.startswith("."))
+    chosen = [path for path in found if (match := SPLIT_FILE.fullmatch(path.name)) and match["split"] == split]
+    kinds = {SPLIT_FILE.fullmatch(path.name)["kind"] for path in chosen}  # type: ignore[index]
+    if len(kinds) == 1:
+        return chosen
+    there = ", ".join(path.name for path in found[:12]) or "nothing"
+    if chosen:
+        raise UserError(f"{where} holds the split {split} more than once ({there}); name one file")
+    raise UserError(f"{where} holds no {split}.jsonl (or .csv, .tsv, .parquet); it holds {there}; name one file or split")
+
+
+def column(row: Row, *names: str) -> Any:
+    """The first of these columns that the row has with a value."""
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    raise UserError(f"a column {' or '.join(names)} is needed; the row has {', '.join(map(str, row)) or 'none'}")
+
+
+def text(row: Row, *names: str) -> str:
+    """The same, where only text will do."""
+    value = column(row, *names)
+    if not isinstance(value, str):
+        raise UserError(f"column {' or '.join(names)} must be text, not {json.dumps(value, default=str)[:60]}")
+    return value
+
+
+def answers(row: Row, *names: str) -> list[str]:
+    """Accepted answers from any shape they come in: a text, a list, SQuAD's `{"text": [...]}`, or a list as JSON text.
+
+    >>> answers({"answers": {"text": ["Ada"], "answer_start": [7]}}, "answers"), answers({"answer": "Ada"}, "answer")
+    (['Ada'], ['Ada'])
+    """
+    value = unpacked(column(row, *names))
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, Sequence) or not all(isinstance(one, str) for one in found):
+        raise UserError(f"column {' or '.join(names)} must hold texts, not {json.dumps(value, default=str)[:60]}")
+    return [one.strip() for one in found if one.strip()]
+
+
+def unpacked(value: Any) -> Any:
+    """The answers inside SQuAD's record, or inside JSON text where it holds a record or a list of texts."""
+    if isinstance(value, Mapping):
+        return value.get("text", value)
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            inner = unpacked(json.loads(value))
+        except json.JSONDecodeError:
+            return value
+        if isinstance(inner, list) and all(isinstance(one, str) for one in inner):
+            return inner
+    return value

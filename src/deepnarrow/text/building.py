@@ -1,0 +1,345 @@
+"""Building a corpus: read documents, tokenise them in batches, append them to shards; resumable at any moment.
+
+A checkpoint (`progress.json`) says which source and how many of its documents are on disk for good. Killed and started
+again, the build cuts its files back to the last checkpoint and goes on there, so that the result is, byte for byte,
+that of a build never interrupted: no file holds a time, a host or a count of attempts.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from deepnarrow import __version__
+from deepnarrow.errors import UserError
+from deepnarrow.files import read_json, sha256, whole_folder, write_json
+from deepnarrow.progress import Bar, progress
+from deepnarrow.text.corpus import FORMAT, HELD_OUT, MANIFEST, PROGRESS, TOKENIZER, Corpus, open_corpus
+from deepnarrow.text.shards import DOCUMENTS, Stream, token_dtype
+from deepnarrow.text.sources import documents
+from deepnarrow.text.vocabulary import whole
+
+if TYPE_CHECKING:
+    from deepnarrow.text.tokenizer import Tokenizer
+
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 1024, 2**21  # what one call of encode_batch gets at most, whichever comes first
+CHECKPOINT_TOKENS = 2**22  # some seconds of tokenising: what a kill costs at most
+PARTS = ("train", "held_out")
+PACKED = 0.4  # bytes of a compressed file per byte of its text, until the first such file is done
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a corpus. Two equal plans build equal bytes."""
+
+    tokenizer: str  # fingerprint
+    vocab: int
+    dtype: str
+    field: str
+    shard_tokens: int
+    held_out_every: int | None  # one document in so many
+    sources: list[dict[str, Any]]  # source, file, bytes, sha256
+
+
+@dataclass
+class State:
+    """How far a build is; what stands in pairs is for training, then held out."""
+
+    source: int  # number of the source being read
+    read: int  # documents taken from it, empty ones too
+    source_documents: list[list[int]]  # documents written, by source
+    text_bytes: list[int] = field(default_factory=lambda: [0, 0])
+    streams: Sequence[Any] = (None, None)  # of Stream.checkpoint
+
+    @classmethod
+    def fresh(cls, sources: int) -> "State":
+        return cls(0, 0, [[0] * sources, [0] * sources])
+
+
+class Piece(NamedTuple):
+    """A batch of documents of one source, tokenised; pairs as in State."""
+
+    ids: tuple[list[list[int]], list[list[int]]]
+    text_bytes: tuple[int, int]
+    read: int
+
+
+def build(
+    specs: Sequence[str | Path],
+    tokenizer: "Tokenizer",
+    out: Path,
+    *,
+    text_field: str,
+    shard_tokens: int,
+    held_out: float,
+) -> Corpus:
+    """Build `out` from `specs`, go on with an interrupted build of the same, or open it if it is finished.
+
+    `held_out` is the share of documents kept out of training, chosen by a hash of their text, so that copies of one
+    document stay together. Raises UserError when `out` belongs to other sources, another tokenizer or other options,
+    or when the sources hold no text; OSError (a full disk) leaves a folder to go on from.
+    """
+    plan = make_plan(specs, tokenizer, text_field=text_field, shard_tokens=shard_tokens, held_out=held_out)
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        if (out / MANIFEST).exists():
+            open_corpus(out)
+            _require_same(out, read_json(out / MANIFEST)["plan"], plan)
+        else:
+            _Build(plan, tokenizer, out).run()
+        (out / PROGRESS).unlink(missing_ok=True)
+    return open_corpus(out)
+
+
+def make_plan(
+    specs: Sequence[str | Path], tokenizer: "Tokenizer", *, text_field: str, shard_tokens: int, held_out: float
+) -> Plan:
+    """Look at the sources and hash their files."""
+    if not specs:
+        raise UserError("name at least one source: a file, a folder, builtin:python or hub:owner/name")
+    if shard_tokens < 1:
+        raise UserError(f"shard_tokens is the number of tokens per file; it must be at least 1, not {shard_tokens}")
+    if not 0 <= held_out <= 0.5:
+        raise UserError(f"held_out is the share of documents kept out of training: between 0 and 0.5, not {held_out}")
+    return Plan(
+        tokenizer=tokenizer.fingerprint,
+        vocab=tokenizer.size,
+        dtype=token_dtype(tokenizer.size).name,
+        field=text_field,
+        shard_tokens=shard_tokens,
+        held_out_every=round(1 / held_out) if held_out else None,
+        sources=_look_at(specs),
+    )
+
+
+class _Build:
+    def __init__(self, plan: Plan, tokenizer: "Tokenizer", out: Path) -> None:
+        self.plan, self.tokenizer, self.out = plan, tokenizer, out
+        self.state = self._resume()
+        self._save_tokenizer(out)
+        dtype = token_dtype(tokenizer.size)
+        self.streams = (
+            Stream(out, dtype, plan.shard_tokens, self.state.streams[0]),
+            Stream(out / HELD_OUT, dtype, plan.shard_tokens, self.state.streams[1]),
+        )
+
+    def run(self) -> None:
+        try:
+            self._read_sources()
+            for stream in self.streams:
+                stream.finish()
+        finally:
+            for stream in self.streams:
+                stream.abandon()
+        if not self.streams[0].tokens:
+            self._refuse_empty()
+        if self.streams[1].tokens:
+            self._save_tokenizer(self.out / HELD_OUT)
+            self._finish(1)
+        else:
+            shutil.rmtree(self.out / HELD_OUT)
+        for left in self.out.glob("**/.*.tmp"):  # of an earlier process, killed while it wrote one
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        self._finish(0)
+
+    def _resume(self) -> State:
+        path = self.out / PROGRESS
+        if path.exists():
+            progress_file = read_json(path)
+            _require_same(self.out, progress_file["plan"], self.plan)
+            return State(**progress_file["state"])
+        if any(not name.name.startswith(".") for name in self.out.iterdir()):
+            raise UserError(f"{self.out} is not empty and is not a corpus; name a new folder with --out")
+        state = State.fresh(len(self.plan.sources))
+        self._write_progress(state)  # the first file of all: it marks the folder as ours
+        return state
+
+    def _read_sources(self) -> None:
+        state, plan = self.state, self.plan
+        meter = _Meter(plan.sources, state.source, self.tokens)
+        every = min(plan.shard_tokens, CHECKPOINT_TOKENS)
+        checkpoint_at = self.tokens + every
+        with progress("corpus", meter.total, done=meter.done) as bar:
+            for number in range(state.source, len(plan.sources)):
+                if number > state.source:
+                    state.source, state.read = number, 0
+                meter.begin(number)
+                texts = (document.text for document in documents(_path_of(plan.sources[number]), field=plan.field))
+                for piece in _pieces(islice(texts, state.read, None), self.tokenizer, plan.held_out_every):
+                    self._add(piece)
+                    meter.advance(bar, piece, self.tokens)
+                    if self.tokens >= checkpoint_at:
+                        self._checkpoint()
+                        checkpoint_at = self.tokens + every
+                meter.end(bar)
+
+    @property
+    def tokens(self) -> int:
+        return self.streams[0].tokens + self.streams[1].tokens
+
+    def _add(self, piece: Piece) -> None:
+        state = self.state
+        for part, stream in enumerate(self.streams):
+            stream.add(piece.ids[part])
+            state.source_documents[part][state.source] += len(piece.ids[part])
+            state.text_bytes[part] += piece.text_bytes[part]
+        state.read += piece.read
+
+    def _checkpoint(self) -> None:
+        train, held_out = self.streams
+        self._write_progress(replace(self.state, streams=(train.checkpoint(), held_out.checkpoint())))
+
+    def _write_progress(self, state: State) -> None:
+        write_json(self.out / PROGRESS, {"plan": asdict(self.plan), "state": asdict(state)})
+
+    def _save_tokenizer(self, folder: Path) -> None:
+        if not (folder / TOKENIZER).exists():
+            with whole_folder(folder / TOKENIZER) as temporary:
+                self.tokenizer.save(temporary)
+
+    def _finish(self, part: int) -> None:
+        stream = self.streams[part]
+        manifest = {
+            "format": FORMAT,
+            "part": PARTS[part],
+            "tokens": stream.tokens,
+            "documents": stream.documents,
+            "text_bytes": self.state.text_bytes[part],
+            "plan": asdict(self.plan),
+            "source_documents": self.state.source_documents[part],
+            "shards": [shard._asdict() for shard in stream.shards],
+            "documents_sha256": sha256(stream.folder / DOCUMENTS),
+            "deepnarrow": __version__,
+        }
+        write_json(stream.folder / MANIFEST, manifest)
+
+    def _refuse_empty(self) -> None:
+        """Say why there is nothing, and leave nothing behind, so that the next try starts afresh."""
+        for path in (*self.out.glob("shard-*.bin"), self.out / DOCUMENTS, self.out / PROGRESS):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.out / TOKENIZER)
+        shutil.rmtree(self.out / HELD_OUT)
+        where = ", ".join(dict.fromkeys(source["source"] for source in self.plan.sources))
+        if self.streams[1].tokens:
+            raise UserError(f"{where}: every document fell to the held-out part; add text or lower --held-out")
+        raise UserError(f"{where}: no text found; check the source and --field (now {self.plan.field!r})")
+
+
+class _Meter:
+    """How much is read, in bytes of the input files: guessed from the text within a file, exact after each.
+
+    Where a source has no files, documents are counted instead, towards no known total.
+    """
+
+    def __init__(self, sources: Sequence[dict[str, Any]], first: int, tokens: int) -> None:
+        sizes = [source["bytes"] for source in sources]
+        self.total = None if None in sizes else sum(sizes)
+        self.done = 0 if self.total is None else sum(sizes[:first])
+        self.sources, self.left = sources, 0
+        self.began, self.tokens = time.monotonic(), tokens
+
+    def begin(self, number: int) -> None:
+        self.left = self.sources[number]["bytes"] or 0
+        packed = (self.sources[number]["file"] or "").endswith((".gz", ".zst", ".parquet"))
+        self.ratio = PACKED if packed else 1.0
+
+    def advance(self, bar: Bar, piece: Piece, tokens: int) -> None:
+        step = piece.read
+        if self.total is not None:
+            step = min(int(sum(piece.text_bytes) * self.ratio), self.left)
+            self.left -= step
+        rate = (tokens - self.tokens) / max(time.monotonic() - self.began, 1e-9)
+        bar.advance(step, f"{tokens:,} tokens, {rate:,.0f}/s")
+
+    def end(self, bar: Bar) -> None:
+        if self.total is not None:
+            bar.advance(self.left)
+
+
+def _pieces(texts: Iterable[str], tokenizer: "Tokenizer", held_out_every: int | None) -> Iterator[Piece]:
+    for batch in _batches(texts):
+        encoded = [whole(text).encode() for text in batch]
+        ids: tuple[list[list[int]], list[list[int]]] = ([], [])
+        sizes = [0, 0]
+        for data, found in zip(encoded, tokenizer.encode_batch([data.decode() for data in encoded]), strict=True):
+            if found:  # an empty text, or white space alone, is no document
+                part = int(held_out_every is not None and _hash(data) % held_out_every == 0)
+                ids[part].append(found)
+                sizes[part] += len(data)
+        yield Piece(ids, (sizes[0], sizes[1]), len(batch))
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+
+
+def _require_same(out: Path, found: dict[str, Any], plan: Plan) -> None:
+    """Refuse a folder that another plan made. Only what files hold counts, not where they lie."""
+    wanted = asdict(plan)
+    what = {
+        "tokenizer": "another tokenizer",
+        "field": f"--field {found['field']}",
+        "shard_tokens": f"--shard-tokens {found['shard_tokens']}",
+        "held_out_every": f"--held-out {1 / found['held_out_every'] if found['held_out_every'] else 0:.4g}",
+    }
+    differences = [words for key, words in what.items() if found[key] != wanted[key]]
+    if list(map(_contents, found["sources"])) != list(map(_contents, wanted["sources"])):
+        differences.append(f"other sources ({_first_difference(found['sources'], wanted['sources'])})")
+    if differences:
+        raise UserError(
+            f"{out} was built with {' and '.join(differences)}; name another folder with --out, "
+            "or delete this one to build it anew"
+        )
+
+
+def _contents(source: dict[str, Any]) -> str:
+    return source["sha256"] or source["source"]
+
+
+def _first_difference(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str:
+    for there, here in zip_longest(found, wanted):
+        if there is None:
+            return f"{here['file'] or here['source']} is new"
+        if here is None:
+            return f"{there['file'] or there['source']} is not named now"
+        if _contents(there) != _contents(here):
+            name, now = there["file"] or there["source"], here["file"] or here["source"]
+            return f"{name} has changed" if name == now else f"{name} then, {now} now"
+    return "none"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder while the block runs: two builds at once would mix their tokens."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"{folder} is being built by another process; wait for it or name another folder") from None
+    finally:
+        os.close(handle)

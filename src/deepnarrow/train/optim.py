@@ -1,0 +1,78 @@
+"""Optimizers by name, and their states as named tensors that safetensors can hold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from deepnarrow.errors import UserError
+from deepnarrow.train.adafactor import Adafactor
+from deepnarrow.train.adamw_scale import AdamWScale
+from deepnarrow.train.config import Config
+
+SEPARATOR = "/"  # parameter names have dots, never slashes: "decoder.final_norm.weight/row"
+
+
+def build(config: Config, model: nn.Module) -> Optimizer:
+    """The config's optimizer over the model's parameters; weight decay, if any, touches matrices only."""
+    parameters = list(model.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adafactor":
+        return Adafactor(groups, lr=config.learning_rate, factored_from=config.factored_from)
+    adam: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (config.beta1, config.beta2),
+        "eps": config.epsilon,
+    }
+    if config.optimizer == "adamw_scale":
+        return AdamWScale(groups, **adam)
+    return AdamW(groups, **adam, fused=all(p.device.type in ("cpu", "cuda") for p in parameters))
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def state_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's memory, `parameter/state -> tensor`. Parameters that never had a gradient have none."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}{SEPARATOR}{key}": value.detach().contiguous()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def load_state(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Undo `state_tensors`. A name or a size that does not fit the model is a `UserError` that names `source`."""
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        owner, _, key = name.rpartition(SEPARATOR)
+        parameter = parameters.get(owner)
+        if parameter is None:
+            raise UserError(f"{source} holds optimizer state for {owner!r}, which this model does not have")
+        if key in ("moment", "first", "second", "exp_avg", "exp_avg_sq") and tensor.shape != parameter.shape:
+            raise UserError(
+                f"{source}: {name!r} has shape {list(tensor.shape)}, the parameter has {list(parameter.shape)}"
+            )
+        # Step counts are read by the processor at every update, except by torch's fused kernels on a GPU.
+        stays = key == "step" and not isinstance(optimizer, AdamW)
+        optimizer.state[parameter][key] = tensor.to("cpu" if stays else parameter.device, torch.float32, copy=True)
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Euclidean length of all gradients together, on the model's device."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+def scale_gradients(model: nn.Module, factor: float) -> None:
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    torch._foreach_mul_(gradients, factor)
