@@ -14,7 +14,9 @@ from deepnarrow.tasks import metrics
 from deepnarrow.tasks.metrics import Metric
 
 EVERY = [value for value in vars(metrics).values() if isinstance(value, Metric)]
-WORDS = st.lists(st.sampled_from(["the", "a", "moose", "Moose!", "1987", "red", "U.S.", "\N{CYRILLIC SMALL LETTER ZHE}"]))
+WORDS = st.lists(
+    st.sampled_from(["the", "a", "moose", "Moose!", "1987", "red", "U.S.", "\N{CYRILLIC SMALL LETTER ZHE}"])
+)
 TEXT = WORDS.map(" ".join) | st.text(max_size=12)
 
 
@@ -69,7 +71,9 @@ def test_published_squad_predictions(shared: Path, file: str, published_rank: in
 
 def second_opinion(prediction: str, answers: list[str]) -> tuple[float, float]:
     def form(text: str) -> list[str]:
-        kept = "".join(c for c in text.lower() if not (c.isascii() and c.isprintable() and not c.isalnum() and c != " "))
+        kept = "".join(
+            c for c in text.lower() if not (c.isascii() and c.isprintable() and not c.isalnum() and c != " ")
+        )
         return re.sub(r"(?<!\w)(?:the|an|a)(?!\w)", " ", kept).split()
 
     def overlap(a: list[str], b: list[str]) -> float:

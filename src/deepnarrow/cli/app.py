@@ -31,6 +31,9 @@ VERBS = {  # verb -> one line for the overview; its module is `deepnarrow.cli.<v
 ALIASES = {"catalogue": "catalog"}
 
 
+CommandError: Any = typer.BadParameter.__mro__[2]  # what every wrong flag or argument is; typer exports no name for it
+
+
 class Verbs(TyperGroup):
     """Looks a verb up in `VERBS` and imports its module then, so that `deepnarrow shapes` never waits for torch."""
 
@@ -72,16 +75,24 @@ def deepnarrow(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A user's mistake ends with one line and exit code 2, an interrupt with 130."""
     try:
-        app(arguments, prog_name="deepnarrow")
+        sys.exit(app(arguments, prog_name="deepnarrow", standalone_mode=False) or 0)
+    except CommandError as error:
+        stop(f"{error.format_message().rstrip('.')}; see deepnarrow {_verb(arguments)}--help", 2)
     except UserError as error:
         stop(str(error), 2)
-    except KeyboardInterrupt:
-        stop("interrupted", 130)
+    except KeyboardInterrupt as error:
+        stop(str(error) or "interrupted; run the same command again to go on", 130)
     except BrokenPipeError:  # the reader went away, as in `deepnarrow catalog list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
         stop(operating_system_says(error), 2)
+
+
+def _verb(arguments: list[str] | None) -> str:
+    """The verb that was called, for the end of an error's sentence."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return next((f"{word} " for word in words if word in VERBS), "")
 
 
 def stop(message: str, code: int) -> None:

@@ -219,8 +219,8 @@ def facts(entry: "Entry") -> list[tuple[str, str]]:
         found.append(("Training" if number == 1 else "", text))
     for score in entry.scores:
         found.append(("Score", f"{score.value:.1f} {score.metric}, {score.task}, {score.split} ({score.source})"))
-    if entry.peers:
-        found.append(("Sister models", ", ".join(f"{name} {value:.1f}" for name, value in entry.peers.items())))
+    for number, (name, value) in enumerate(entry.peers.items()):
+        found.append(("Sister models" if not number else "", f"{value:.1f} {name}"))
     if entry.golden is not None:
         found.append(("Golden score", f"{entry.golden:g}, log-likelihood of a fixed pair (docs/shapes.md)"))
     found += [("Careful" if not number else "", defect.text) for number, defect in enumerate(entry.defects)]

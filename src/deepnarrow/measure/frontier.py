@@ -117,10 +117,10 @@ def recommend(
     bare = best.low is None or any(one.low is None for one in cheaper)
 
     def says(one: Point) -> str:
-        interval = (
-            "" if one.low is None or one.high is None else f", {show_quality(one.low)} to {show_quality(one.high)}"
-        )
-        return f"{quality} {show_quality(one.quality)}{interval}"
+        if one.low is None or one.high is None:
+            return f"{quality} {show_quality(one.quality)}"
+        ends = sorted((show_quality(one.low), show_quality(one.high)), key=float)  # a loss turned round is high to low
+        return f"{quality} {show_quality(one.quality)}, {' to '.join(ends)}"
 
     if len(points) == 1:
         reason = f"{best.name} is the only shape measured ({says(best)}); nothing stands beside it to compare."
@@ -129,7 +129,7 @@ def recommend(
         doubt = " No interval is known for some of them, so this order is not proven." if bare else ""
         if cheaper:
             reason = (
-                f"{best.name} scores best ({says(best)}), and its interval lies above that of every cheaper shape."
+                f"{best.name} scores best ({says(best)}), and its interval does not reach that of any cheaper shape."
                 if not bare
                 else f"{best.name} scores best ({says(best)}).{doubt}"
             )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 RADII = (9.0, 13.0, 18.0, 25.0, 34.0, 46.0, 60.0, 78.0)
 DIRECTIONS = 16
+CROSSED = 1.6  # the price of crossing a soft box, where the next larger radius costs 1
 CLOSE = 20.0  # beyond this distance a name needs a line to its point
 
 
@@ -64,8 +65,9 @@ def place(
                 box = beside(x, y, width, height, radius, 2 * math.pi * step / DIRECTIONS)
                 if not box.inside(frame) or any(box.overlap(other) for other in taken):
                     continue
-                covered = sum(box.overlap(other) for other in soft)
-                price = covered / (width * height) * 6 + order + 0.35 * unhandy(step)
+                covered = [box.overlap(other) for other in soft]
+                price = CROSSED * sum(area > 0 for area in covered) + 6 * sum(covered) / (width * height)
+                price += order + 0.35 * unhandy(step)
                 if best is None or price < best[0]:
                     best = (price, Spot(box, radius > CLOSE))
         spots.append(best[1] if best else None)

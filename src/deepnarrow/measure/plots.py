@@ -25,7 +25,7 @@ POINTS_PER_INCH = 72
 LOG_FROM = 6.0  # the ratio of largest to smallest cost from which a logarithmic axis shows more
 TEXT = 12.0
 SMALL = 11.0
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": TEXT,
     "axes.unicode_minus": False,
@@ -49,18 +49,26 @@ class Axis:
 
 
 def frontier_plot(
-    points: Sequence[Point], *, cost: Axis, quality: Axis, pick: str | None, size: Size, names: Mapping[str, str]
+    points: Sequence[Point],
+    *,
+    cost: Axis,
+    quality: Axis,
+    pick: str | None,
+    size: Size,
+    names: Mapping[str, str],
+    baseline: tuple[str, float] | None = None,
 ) -> Figure:
     """Quality over cost: the frontier drawn and named, dominated shapes greyed, `pick` marked.
 
     Intervals are bars. The frontier is a staircase: the best that a budget buys. Names that would cover each other are
-    left out; `names` gives each point's short name.
+    left out; `names` gives each point's short name. `baseline`, a name and a score, is a dashed line.
     """
     with mpl.rc_context(STYLE):
         figure, axes = blank(size, top=34, left=52)
         best = frontier(points)
         kept = {point.name for point in best}
-        _scales(axes, points, cost)
+        _scales(axes, points, cost, baseline)
+        _baseline(axes, baseline)
         _staircase(axes, best)
         for point in sorted(points, key=lambda one: one.name in kept):
             _mark(axes, point, on=point.name in kept, picked=point.name == pick)
@@ -85,7 +93,7 @@ def blank(size: Size, *, top: float, left: float, right: float = 14, bottom: flo
     return figure, axes
 
 
-def _scales(axes: Axes, points: Sequence[Point], cost: Axis) -> None:
+def _scales(axes: Axes, points: Sequence[Point], cost: Axis, baseline: tuple[str, float] | None) -> None:
     costs = [point.cost for point in points]
     low, high = min(costs), max(costs)
     if low > 0 and high / low >= LOG_FROM:
@@ -102,9 +110,22 @@ def _scales(axes: Axes, points: Sequence[Point], cost: Axis) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cost.show(value)))
     lows = [point.quality if point.low is None else point.low for point in points]
     highs = [point.quality if point.high is None else point.high for point in points]
+    if baseline is not None:
+        lows, highs = [*lows, baseline[1]], [*highs, baseline[1]]
     room = (max(highs) - min(lows)) * 0.08 or 1.0
     axes.set_ylim(min(lows) - room, max(highs) + room)
     axes.yaxis.set_major_locator(MaxNLocator(6))
+
+
+def _baseline(axes: Axes, baseline: tuple[str, float] | None) -> None:
+    if baseline is None:
+        return
+    name, value = baseline
+    axes.axhline(value, color=LIGHT["soft"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1, gid="baseline")
+    axes.annotate(
+        name, (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+        ha="right", va="bottom", fontsize=SMALL, color=LIGHT["soft"], zorder=1.2, gid="baseline name",
+    )  # fmt: skip
 
 
 def _staircase(axes: Axes, best: Sequence[Point]) -> None:
@@ -125,10 +146,10 @@ def _mark(axes: Axes, point: Point, *, on: bool, picked: bool) -> None:
         )  # fmt: skip
     axes.plot(
         [point.cost], [point.quality], "o", gid=f"mark:{point.name}", zorder=layer + 0.5, color=colour,
-        markersize=10 if picked else 8 if on else 6.5, markeredgecolor=LIGHT["card"], markeredgewidth=1.5,
+        markersize=11.5 if picked else 10 if on else 8.5, markeredgecolor=LIGHT["card"], markeredgewidth=1.5,
     )  # fmt: skip
     if picked:
-        axes.plot([point.cost], [point.quality], "o", markersize=17, markerfacecolor="none",
+        axes.plot([point.cost], [point.quality], "o", markersize=18, markerfacecolor="none",
                   markeredgecolor=colour, markeredgewidth=1.5, zorder=layer)  # fmt: skip
 
 
@@ -237,7 +258,7 @@ def loss_plot(curves: Sequence[Curve], *, label: str, size: Size, colours: Mappi
         last = max(step for step, *_ in ends)
         axes.set_xlim(0, last or 1)
         axes.set_ylim(*_loss_limits(curves))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5 if size.width > 400 else 3, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         quality = Axis(label=label, show=lambda value: f"{value:g}")
@@ -247,9 +268,9 @@ def loss_plot(curves: Sequence[Curve], *, label: str, size: Size, colours: Mappi
 
 
 def _loss_limits(curves: Sequence[Curve]) -> tuple[float, float]:
-    """From the lowest loss to the highest of what follows the first steps, whose fall would flatten all the rest."""
+    """From the lowest loss to the highest of what follows the first fifth, whose fall would flatten all the rest."""
     lowest = min(min(curve.losses) for curve in curves)
-    settled = max(max(curve.losses[len(curve.losses) // 20 :]) for curve in curves)
+    settled = max(max(curve.losses[len(curve.losses) // 5 :]) for curve in curves)
     room = (settled - lowest) * 0.05 or 0.1
     return lowest - room, settled + room
 

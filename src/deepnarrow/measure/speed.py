@@ -1,10 +1,10 @@
 """Time and weigh models on this machine.
 
 What is timed: full inputs of `input_length` random tokens (no padding), answers forced to `target_length` tokens,
-greedy with a cache, one process, weights and inputs already on the device. Every part runs once or more to warm up and then
-`repeats` times; the figure is the median, with the quartiles beside it. Several models are timed in turn within each
-repeat, so that a machine that slows down slows them all. Speed does not depend on what the weights are, so a shape with
-random weights is timed as well as a trained model.
+greedy with a cache, one process, weights and inputs already on the device. Every part runs at least once to warm up and
+then `repeats` times; the figure is the median, with the quartiles beside it. Several models are timed in turn within
+each repeat, so that a machine that slows down slows them all. Speed does not depend on what the weights are, so a shape
+with random weights is timed as well as a trained model.
 """
 
 import copy

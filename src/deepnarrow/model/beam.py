@@ -4,9 +4,9 @@ Shape key   B inputs in the batch   W width   N = B * W rows of the model   C ca
             V vocabulary   S likeliest ids looked at for each row
 
 Which candidates are kept, when finished sequences replace others and when an input is done are those of `transformers`
-5, so that the same weights give the same answers; a test holds it. The original T5 differs a little: Mesh TensorFlow
-lets all candidates finish, not only the first W, and goes on until no longer sequence can win. Its length penalty is
-`Beam(4, length_penalty=0.6, normaliser="wu", early_stopping="never")` (T5's beam_search.gin).
+5, so that the same weights give the same answers; a test holds it. The nearest to the original T5 (beam_search.gin) is
+`Beam(4, length_penalty=0.6, normaliser="wu", early_stopping="never")`; Mesh TensorFlow's own search differs in that all
+candidates may finish, not only the first W.
 """
 
 import math

@@ -51,6 +51,18 @@ class Norm(nn.Module):
         return normed.to(compute_dtype(x))
 
 
+def dropped(x: Tensor, rate: float, *, training: bool) -> Tensor:
+    """Dropout as T5 was trained with it: one draw for each example and channel, shared along the sequence (dim -2).
+
+    So do mesh_tensorflow/transformer/transformer_layers.py and t5x. A draw for each element, as torch's own dropout
+    makes, is on a CPU a large part of a training step.
+    """
+    if not training or rate == 0.0:
+        return x
+    kept = torch.empty(*x.shape[:-2], 1, x.shape[-1], device=x.device).bernoulli_(1 - rate).div_(1 - rate)
+    return (x * kept).to(x.dtype)
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """What matrix products on `x` run in: autocast's dtype inside autocast, else its own."""
     kind = x.device.type
@@ -82,8 +94,15 @@ class Attention(nn.Module):
             query_BHLK = query_BHLK.reshape(batch, self.kv_heads, -1, width)
             if bias is not None and bias.shape[1] > 1:
                 bias = bias.reshape(bias.shape[0], self.kv_heads, -1, bias.shape[-1])
-        mixed = attend(query_BHLK, memory, bias, self.dropout if self.training else 0.0)
+        if self.training and self.dropout:
+            memory = self.forget(memory)
+        mixed = attend(query_BHLK, memory, bias)
         return self.output(mixed.reshape(batch, heads, length, width).transpose(1, 2).flatten(2))
+
+    def forget(self, memory: KeysValues) -> KeysValues:
+        """Dropout of attention weights. T5 shares its draws among the queries, so it is a dropout of whole values."""
+        value_BGKM = memory.value_BGMK.transpose(-1, -2)
+        return KeysValues(memory.key_BGMK, dropped(value_BGKM, self.dropout, training=True).transpose(-1, -2))
 
 
 def split(x_BLI: Tensor, heads: int) -> Tensor:
@@ -98,15 +117,14 @@ def fused(x: Tensor) -> bool:
     return x.device.type != "cpu" or not torch.is_grad_enabled()
 
 
-def attend(query: Tensor, memory: KeysValues, bias: Tensor | None, dropout: float) -> Tensor:
+def attend(query: Tensor, memory: KeysValues, bias: Tensor | None) -> Tensor:
     """softmax(query key^T + bias) value, the softmax in float32. A fused call wants the bias in the query's dtype."""
     if fused(query):
-        return F.scaled_dot_product_attention(query, *memory, attn_mask=bias, dropout_p=dropout, scale=1.0)
+        return F.scaled_dot_product_attention(query, *memory, attn_mask=bias, scale=1.0)
     logits = query @ memory.key_BGMK.transpose(-1, -2)
     if bias is not None:
         logits = logits + bias
-    share = F.dropout(logits.softmax(-1, dtype=torch.float32), dropout)
-    return share.to(query.dtype) @ memory.value_BGMK
+    return logits.softmax(-1, dtype=torch.float32).to(query.dtype) @ memory.value_BGMK
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -140,4 +158,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.activation(self.wi_0(x)) * self.wi_1(x) if self.gated else self.activation(self.wi(x))
-        return self.wo(F.dropout(hidden, self.dropout, self.training))
+        return self.wo(dropped(hidden, self.dropout, training=self.training))

@@ -92,7 +92,7 @@ class Limits:
         """
         logits_NV = logits_NV[:, : self.vocab_limit]
         if step < self.min_tokens:
-            logits_NV[:, self.end_ids] = -math.inf
+            logits_NV[:, [id for id in self.end_ids if id < logits_NV.shape[1]]] = -math.inf
         return logits_NV
 
     def ended(self, ids_NT: Tensor, step: int) -> Tensor:

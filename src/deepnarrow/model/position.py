@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepnarrow.errors import UserError
 from deepnarrow.shapes import Shape
 
 # A masked logit. Finite, since a row of nothing but -inf would turn into NaN; bfloat16's minimum, since float32's is
@@ -46,11 +45,6 @@ class PositionBias(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        if shape.relative_buckets < 4 or shape.relative_distance <= shape.relative_buckets // 2:
-            raise UserError(
-                f"relative positions need at least 4 buckets and a distance above half their number, "
-                f"not {shape.relative_buckets} buckets over a distance of {shape.relative_distance}"
-            )
         self.buckets, self.far = shape.relative_buckets, shape.relative_distance
         self.table = nn.Parameter(torch.zeros(shape.relative_buckets, shape.num_heads))
 

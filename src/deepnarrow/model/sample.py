@@ -56,6 +56,8 @@ class Sample:
         self, model: T5, cache: Cache, limits: Limits, rows: Sequence[int], tell: Tell | None
     ) -> list[list[Output]]:
         """Answers in the order of drawing: the first is the same whatever `num_return` is."""
+        if tell and self.num_return > 1:
+            raise UserError(f"tokens can be told one by one for one answer, not for {self.num_return} at once")
         inputs, device = cache.rows, cache.bias_HO.device
         if self.num_return > 1:
             cache.reorder(torch.arange(inputs, device=device).repeat_interleave(self.num_return))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from deepnarrow.errors import UserError
 from deepnarrow.model.cache import Cache
-from deepnarrow.model.layers import Attention, FeedForward, KeysValues, Norm, compute_dtype, fused
+from deepnarrow.model.layers import Attention, FeedForward, KeysValues, Norm, compute_dtype, dropped, fused
 from deepnarrow.model.position import MASKED, PositionBias
 from deepnarrow.shapes import Shape
 
@@ -56,8 +56,8 @@ class Block(nn.Module):
             x_BLD = x_BLD + self.drop(self.cross_attention(self.cross_norm(x_BLD), memory, memory_bias))
         return x_BLD + self.drop(self.feed_forward(self.feed_norm(x_BLD)))
 
-    def drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+    def drop(self, x_BLD: Tensor) -> Tensor:
+        return dropped(x_BLD, self.dropout, training=self.training)
 
 
 class Stack(nn.Module):
@@ -79,10 +79,10 @@ class Stack(nn.Module):
         cache: Cache | None = None,
     ) -> Tensor:
         """`memory` has one entry for each block; None leaves the cross-attention out, as in an encoder."""
-        x_BLD = F.dropout(x_BLD, self.dropout, self.training)
+        x_BLD = dropped(x_BLD, self.dropout, training=self.training)
         for layer, (block, seen) in enumerate(zip(self.blocks, memory, strict=True)):
             x_BLD = block(x_BLD, bias, seen, memory_bias, cache, layer)
-        return F.dropout(self.norm(x_BLD), self.dropout, self.training)
+        return dropped(self.norm(x_BLD), self.dropout, training=self.training)
 
     def look_at(self, memory_BMD: Tensor) -> list[KeysValues]:
         """Every block's keys and values of the encoder's output."""

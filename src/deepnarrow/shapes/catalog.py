@@ -173,7 +173,7 @@ def search(
 ) -> list[Entry]:
     """Entries that meet every condition, in the catalogue's order.
 
-    text            words that must all appear among id, shape, objective, data sets, tags and defects, in any case
+    text            words that must all appear, in any case, among names, objectives, data sets, tags and defects
     family          t5-efficient, closed-book or lm-adapt; or a size: tiny, mini, small, base, large, xl, xxl, v1_1-base
     min/max         both ends included; an entry whose parameters are unknown meets neither
     objective, tag  part of an objective's name; a tag in full
@@ -201,6 +201,7 @@ def search(
 def _haystack(entry: Entry) -> str:
     parts = (
         entry.id,
+        entry.family,
         entry.shape or "",
         entry.objective,
         *entry.datasets,

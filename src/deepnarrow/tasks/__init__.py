@@ -15,6 +15,7 @@ from pkgutil import iter_modules
 from typing import Any, NamedTuple
 
 from deepnarrow.errors import UserError, nearest
+from deepnarrow.files import sha256
 from deepnarrow.tasks.baselines import Baseline
 from deepnarrow.tasks.metrics import Metric
 
@@ -31,10 +32,11 @@ class Pair(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where one split comes from: `spec` is what a reader is told, `rows` opens it."""
+    """Where one split comes from: `spec` names it, `rows` opens it, `origin`, once read, says exactly what was read."""
 
     spec: str
     rows: Callable[[], Iterable[Row]]
+    origin: Callable[[], str]
 
 
 class Loaded(NamedTuple):
@@ -76,6 +78,43 @@ class Task:
 
 
 TASKS: dict[str, Task] = {}
+SPLIT_FILE = re.compile(
+    r"(?P<split>.+?)(-\d+-of-\d+)?\.(?P<kind>(jsonl|ndjson|json|csv|tsv|parquet)(\.gz|\.zst)?)"
+)  # "train.jsonl.gz", "train-00000-of-00002.parquet"
+
+
+def hub(dataset: str, split: str, *, config: str | None = None, start: int = 0, stop: int | None = None) -> Source:
+    """A split of a data set on the Hugging Face hub, or its rows from `start` to before `stop`."""
+    spec = ":".join(part for part in ("hub", dataset, config, split) if part)
+
+    def rows() -> Iterable[Row]:
+        from deepnarrow.text import sources
+
+        return islice(sources.rows(spec), start, stop)
+
+    part = f"[{start}:{'' if stop is None else stop}]" if start or stop is not None else ""
+    return Source(spec + part, rows, lambda: f"{spec}{part} at {revision(dataset)}")
+
+
+def revision(dataset: str) -> str:
+    """The commit that the hub serves now; asked for, never assumed."""
+    from huggingface_hub import dataset_info
+
+    try:
+        return dataset_info(dataset).sha or "an unknown revision"
+    except Exception:  # the network went away, or the files came out of a cache; the rows are read all the same
+        return "an unknown revision"
+
+
+def from_file(path: Path) -> Source:
+    """A file's rows; its origin is its name and the beginning of its SHA-256."""
+
+    def rows() -> Iterable[Row]:
+        from deepnarrow.text import sources
+
+        return sources.rows(path)
+
+    return Source(str(path), rows, lambda: f"{path.name} (sha256 {sha256(path)[:12]})")
 
 
 def add(task: Task) -> Task:
@@ -97,6 +136,22 @@ def names() -> list[str]:
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
     return sorted(TASKS)
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """What a task is, as JSON would have it."""
+    return {
+        "name": task.name,
+        "version": task.version,
+        "about": task.about,
+        "paper": task.paper,
+        "metrics": [metric.name for metric in task.metrics],
+        "labels": task.labels,
+        "baseline": task.baseline.name,
+        "input_tokens": task.input_tokens,
+        "target_tokens": task.target_tokens,
+        "splits": {split: source.spec for split, source in task.sources.items()},
+    }
 
 
 def load_pairs(task: Task, split: str, *, data: Path | None = None, limit: int | None = None) -> list[Pair]:
@@ -144,7 +199,7 @@ def own_source(task: Task, split: str) -> Source:
 
 
 def files(where: Path, split: str) -> list[Path]:
-    """The file named, or a folder's files of that split: `train.jsonl`, `train.csv.gz`, `train-00000-of-00002.parquet`."""
+    """The file named, or a folder's files of the split: `train.csv.gz`, or `train-00000-of-00002.parquet` and so on."""
     if not where.is_dir():
         return [where]
     found = sorted(path for path in where.iterdir() if path.is_file() and not path.name.startswith("."))
@@ -155,7 +210,9 @@ def files(where: Path, split: str) -> list[Path]:
     there = ", ".join(path.name for path in found[:12]) or "nothing"
     if chosen:
         raise UserError(f"{where} holds the split {split} more than once ({there}); name one file")
-    raise UserError(f"{where} holds no {split}.jsonl (or .csv, .tsv, .parquet); it holds {there}; name one file or split")
+    raise UserError(
+        f"{where} holds no {split}.jsonl (or .csv, .tsv, .parquet); it holds {there}; name one file or split"
+    )
 
 
 def column(row: Row, *names: str) -> Any:

@@ -51,7 +51,6 @@ def label_of(value: object, labels: tuple[str, ...]) -> str | None:
     raise UserError(f"label {value!r} is neither a number from 0 to {len(labels) - 1} nor one of {', '.join(labels)}")
 
 
-
 add(
     Task(
         name="sst2",

@@ -82,9 +82,7 @@ def f_measure(common: int, found: int, wanted: int) -> float:
 
 def common_length(found: Sequence[str], wanted: Sequence[str]) -> int:
     """Length of the longest common subsequence."""
-    last = (1 << len(wanted)) - 1
-    for last in rows(found, wanted):
-        pass
+    last = [(1 << len(wanted)) - 1, *rows(found, wanted)][-1]
     return len(wanted) - last.bit_count()
 
 

@@ -57,9 +57,12 @@ class CorpusBatches:
 
     def __call__(self, n: int) -> Batch:
         """Batch n (from 0), the same on every call."""
-        examples = np.arange(n * self.batch, (n + 1) * self.batch, dtype=np.int64)
-        rows = shuffled(examples, self.rows, self.seed)
-        return self._work.batch(self.corpus, rows, [generator(self.seed, TRAINING, e) for e in examples.tolist()])
+        noise = [generator(self.seed, TRAINING, n * self.batch + b) for b in range(self.batch)]
+        return self._work.batch(self.corpus, self.rows_of(n), noise)
+
+    def rows_of(self, n: int) -> np.ndarray:
+        """Which rows of the corpus batch n reads: int64 [batch], each of `raw_length` tokens."""
+        return shuffled(np.arange(n * self.batch, (n + 1) * self.batch, dtype=np.int64), self.rows, self.seed)
 
     @property
     def rows(self) -> int:
@@ -96,7 +99,8 @@ def fixed_batches(
     """
     work = _prepare(corpus, input_length, objective, options or {})
     _require_rows(corpus, work.raw_length)
-    rows = np.arange(min(corpus.rows(work.raw_length), limit or corpus.rows(work.raw_length)), dtype=np.int64)
+    held = corpus.rows(work.raw_length)
+    rows = np.arange(held if limit is None else min(held, limit), dtype=np.int64)
     pieces = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     return [work.batch(corpus, piece, [generator(seed, EVALUATION, row) for row in piece.tolist()]) for piece in pieces]
 

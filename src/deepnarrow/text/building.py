@@ -5,13 +5,13 @@ again, the build cuts its files back to the last checkpoint and goes on there, s
 that of a build never interrupted: no file holds a time, a host or a count of attempts.
 """
 
+import hashlib
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import blake2b
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +22,7 @@ from deepnarrow.files import read_json, sha256, whole_folder, write_json
 from deepnarrow.progress import Bar, progress
 from deepnarrow.text.corpus import FORMAT, HELD_OUT, MANIFEST, PROGRESS, TOKENIZER, Corpus, open_corpus
 from deepnarrow.text.shards import DOCUMENTS, Stream, token_dtype
-from deepnarrow.text.sources import documents
+from deepnarrow.text.sources import TABLES, TEXTS, files, is_builtin, unchecked_documents
 from deepnarrow.text.vocabulary import whole
 
 if TYPE_CHECKING:
@@ -151,10 +151,16 @@ class _Build:
     def _resume(self) -> State:
         path = self.out / PROGRESS
         if path.exists():
-            progress_file = read_json(path)
-            _require_same(self.out, progress_file["plan"], self.plan)
-            return State(**progress_file["state"])
-        if any(not name.name.startswith(".") for name in self.out.iterdir()):
+            found = read_json(path)
+            if found["format"] != FORMAT:
+                raise UserError(f"{self.out} was begun by another version of deepnarrow; delete it and build it anew")
+            state = State(**found["state"])
+            if state.streams[0] is None and found["plan"] != asdict(self.plan):
+                self._discard()  # nothing was written yet: a mistyped option should not cost a new folder
+            else:
+                _require_same(self.out, found["plan"], self.plan)
+                return state
+        if any(not entry.name.startswith(".") for entry in self.out.iterdir()):
             raise UserError(f"{self.out} is not empty and is not a corpus; name a new folder with --out")
         state = State.fresh(len(self.plan.sources))
         self._write_progress(state)  # the first file of all: it marks the folder as ours
@@ -170,7 +176,9 @@ class _Build:
                 if number > state.source:
                     state.source, state.read = number, 0
                 meter.begin(number)
-                texts = (document.text for document in documents(_path_of(plan.sources[number]), field=plan.field))
+                source = plan.sources[number]
+                found = unchecked_documents(source["file"] or source["source"], plan.field)
+                texts = (document.text for document in found)
                 for piece in _pieces(islice(texts, state.read, None), self.tokenizer, plan.held_out_every):
                     self._add(piece)
                     meter.advance(bar, piece, self.tokens)
@@ -196,7 +204,7 @@ class _Build:
         self._write_progress(replace(self.state, streams=(train.checkpoint(), held_out.checkpoint())))
 
     def _write_progress(self, state: State) -> None:
-        write_json(self.out / PROGRESS, {"plan": asdict(self.plan), "state": asdict(state)})
+        write_json(self.out / PROGRESS, {"format": FORMAT, "plan": asdict(self.plan), "state": asdict(state)})
 
     def _save_tokenizer(self, folder: Path) -> None:
         if not (folder / TOKENIZER).exists():
@@ -219,16 +227,43 @@ class _Build:
         }
         write_json(stream.folder / MANIFEST, manifest)
 
-    def _refuse_empty(self) -> None:
-        """Say why there is nothing, and leave nothing behind, so that the next try starts afresh."""
+    def _discard(self) -> None:
+        """Remove what a build wrote, the mark that the folder is ours last."""
+        for folder in (TOKENIZER, HELD_OUT):
+            shutil.rmtree(self.out / folder, ignore_errors=True)
         for path in (*self.out.glob("shard-*.bin"), self.out / DOCUMENTS, self.out / PROGRESS):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.out / TOKENIZER)
-        shutil.rmtree(self.out / HELD_OUT)
+
+    def _refuse_empty(self) -> None:
+        """Say why there is nothing, and leave nothing behind, so that the next try starts afresh."""
+        self._discard()
         where = ", ".join(dict.fromkeys(source["source"] for source in self.plan.sources))
         if self.streams[1].tokens:
             raise UserError(f"{where}: every document fell to the held-out part; add text or lower --held-out")
         raise UserError(f"{where}: no text found; check the source and --field (now {self.plan.field!r})")
+
+
+def _look_at(specs: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Every input file with its size and hash; a source without files as itself."""
+    found: list[dict[str, Any]] = []
+    for spec in map(str, specs):
+        if is_builtin(spec):
+            texts = [document.text.encode() for document in unchecked_documents(spec, "text")]
+            found.append(_source(spec, None, sum(map(len, texts)), hashlib.sha256(b"\0".join(texts)).hexdigest()))
+        elif spec.startswith("hub:"):
+            found.append(_source(spec, None, None, None))
+        else:
+            found += [_source(spec, str(path), path.stat().st_size, None) for path in files(spec, TEXTS + TABLES)]
+    hashed = [source for source in found if source["file"]]
+    with progress("hash sources", sum(source["bytes"] for source in hashed)) as bar:
+        for source in hashed:
+            source["sha256"] = sha256(Path(source["file"]))
+            bar.advance(source["bytes"], source["file"])
+    return found
+
+
+def _source(source: str, file: str | None, size: int | None, digest: str | None) -> dict[str, Any]:
+    return {"source": source, "file": file, "bytes": size, "sha256": digest}
 
 
 class _Meter:
@@ -267,12 +302,24 @@ def _pieces(texts: Iterable[str], tokenizer: "Tokenizer", held_out_every: int | 
         encoded = [whole(text).encode() for text in batch]
         ids: tuple[list[list[int]], list[list[int]]] = ([], [])
         sizes = [0, 0]
-        for data, found in zip(encoded, tokenizer.encode_batch([data.decode() for data in encoded]), strict=True):
+        for data, raw in zip(encoded, tokenizer.encode_batch([data.decode() for data in encoded]), strict=True):
+            found = _ordinary(raw, tokenizer)
             if found:  # an empty text, or white space alone, is no document
                 part = int(held_out_every is not None and _hash(data) % held_out_every == 0)
                 ids[part].append(found)
                 sizes[part] += len(data)
         yield Piece(ids, (sizes[0], sizes[1]), len(batch))
+
+
+def _ordinary(ids: list[int], tokenizer: "Tokenizer") -> list[int]:
+    """Ids less padding, EOS and sentinels, which a text has if it writes out their names.
+
+    Inside a row they would be read as what they are not: a page about T5 that says `<pad>` would end there.
+    """
+    first, last = tokenizer.eos + 1, tokenizer.size - tokenizer.sentinels
+    if ids and min(ids) >= first and max(ids) < last:
+        return ids
+    return [index for index in ids if first <= index < last]
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -289,7 +336,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _hash(data: bytes) -> int:
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def _require_same(out: Path, found: dict[str, Any], plan: Plan) -> None:
@@ -337,9 +384,10 @@ def _alone(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder} is being built by another process; wait for it or name another folder") from None
         yield
-    except BlockingIOError:
-        raise UserError(f"{folder} is being built by another process; wait for it or name another folder") from None
     finally:
         os.close(handle)

@@ -36,9 +36,7 @@ class ByteTokenizer(Tokenizer):
         self.sentinels = sentinels
         self.size = OFFSET + 256 + sentinels
         self.names = NAMES | {f"<extra_id_{n}>": self.size - 1 - n for n in range(sentinels)}
-        # ByT5 drops white space around <pad>, </s> and <unk>, but keeps it around sentinels
-        bare = "|".join(re.escape(name) for name in self.names if name not in NAMES)
-        self.special = re.compile(rf"\s*({'|'.join(NAMES)})\s*" + (f"|({bare})" if bare else ""))
+        self.special = re.compile("|".join(re.escape(name) for name in self.names))
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
@@ -48,12 +46,13 @@ class ByteTokenizer(Tokenizer):
         if "<" not in text:
             return shifted(text)
         ids: list[int] = []
-        position = 0
+        position, bare = 0, False
         for match in self.special.finditer(text):
-            ids += shifted(text[position : match.start()])
-            ids.append(self.names[match[0].strip()])
-            position = match.end()
-        return ids + shifted(text[position:])
+            swallows = match[0] in NAMES  # ByT5 drops white space around <pad>, </s> and <unk>, not around sentinels
+            ids += shifted(stretch(text[position : match.start()], bare, swallows))
+            ids.append(self.names[match[0]])
+            position, bare = match.end(), swallows
+        return ids + shifted(stretch(text[position:], bare, False))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
@@ -82,6 +81,12 @@ class ByteTokenizer(Tokenizer):
         special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
         settings = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": self.sentinels, **special}
         write_json(folder / "tokenizer_config.json", {**settings, "additional_special_tokens": names})
+
+
+def stretch(text: str, bare_before: bool, bare_behind: bool) -> str:
+    """Text between special tokens, less the white space that they swallow."""
+    text = text.lstrip() if bare_before else text
+    return text.rstrip() if bare_behind else text
 
 
 def shifted(text: str) -> list[int]:

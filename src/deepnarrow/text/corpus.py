@@ -7,11 +7,13 @@
     out/held_out/        the same again, for the documents kept out of training
     out/progress.json    only while the build is unfinished: how far it got
 
-Documents follow one another with nothing between them, as in T5's pretraining (`t5/data/preprocessors.py`, reduce_concat_tokens).
+Documents follow one another with nothing between them, as in T5's pretraining (`t5/data/preprocessors.py`,
+reduce_concat_tokens).
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +56,11 @@ class Corpus:
     fingerprint: str  # the tokenizer's
     dtype: np.dtype
     shard_tokens: int
-    shards: tuple[Shard, ...]
+    shards: tuple[Shard, ...] = dataclasses.field(repr=False)
     documents_sha256: str
-    sources: tuple[Source, ...]
+    sources: tuple[Source, ...] = dataclasses.field(repr=False)
     built_with: str  # version of this package
-    _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    _maps: dict[int, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, length: int) -> int:
         """How many rows of `length` tokens the stream holds."""
@@ -161,7 +163,9 @@ def open_corpus(folder: str | Path) -> Corpus:
     folder = Path(folder)
     if not (folder / MANIFEST).exists():
         if (folder / PROGRESS).exists():
-            raise UserError(f"{folder} is unfinished; run the same `deepnarrow corpus build` again, it goes on by itself")
+            raise UserError(
+                f"{folder} is unfinished; run the same `deepnarrow corpus build` again, it goes on by itself"
+            )
         raise UserError(f"{folder} is not a corpus (no {MANIFEST}); make one with `deepnarrow corpus build`")
     corpus = _from_manifest(folder, read_json(folder / MANIFEST))
     sizes = {shard.file: shard.tokens * corpus.dtype.itemsize for shard in corpus.shards}
@@ -186,9 +190,7 @@ def build(
     """Tokenise sources into a new corpus, or go on with an interrupted build of the same (building.py)."""
     from deepnarrow.text import building
 
-    return building.build(
-        specs, tokenizer, Path(out), text_field=field, shard_tokens=shard_tokens, held_out=held_out
-    )
+    return building.build(specs, tokenizer, Path(out), text_field=field, shard_tokens=shard_tokens, held_out=held_out)
 
 
 def _from_manifest(folder: Path, manifest: Any) -> Corpus:

@@ -1,9 +1,8 @@
 """A shuffled order in no memory: a seeded bijection on 0..size-1, computed for the asked indices only.
 
 A Feistel network permutes the smallest power of four that holds `size` (Luby and Rackoff 1988: any round function
-gives a bijection); what falls outside is sent through again until it falls inside (cycle walking, Black and Rogaway
-2002), which keeps it a bijection. Three quarters of the domain at most lie outside once `size` exceeds 4, so four
-rounds of walking do on average.
+gives a bijection). What falls outside is sent through again until it falls inside (cycle walking, Black and Rogaway
+2002), which keeps it a bijection; for a size above 4 that takes fewer than four passes on average.
 """
 
 import numpy as np

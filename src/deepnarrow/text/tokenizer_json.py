@@ -23,6 +23,7 @@ from deepnarrow.errors import UserError
 from deepnarrow.files import write_bytes, write_json
 from deepnarrow.text.sentencepiece_format import BYTE, Model
 from deepnarrow.text.vocabulary import SENTINEL, Tokenizer, check_layout, fingerprint_of, whole
+from deepnarrow.text.word_cache import WordCache, is_word_wise
 
 SPACE = "\u2581"  # how a piece writes a space
 NAMES = ("<pad>", "</s>", "<unk>")
@@ -42,11 +43,14 @@ class JsonTokenizer(Tokenizer):
             raise UserError(f"{origin} is not a tokenizer.json that the tokenizers library reads ({error})") from None
         self.engine.no_truncation()
         self.engine.no_padding()
+        normaliser = self.engine.normalizer
+        word_wise = normaliser is not None and is_word_wise(self.layout, normaliser.normalize_str)
+        self.words = WordCache(self.encode_whole) if word_wise else None
         vocabulary = self.engine.get_vocab(with_added_tokens=True)
         pad, eos, unk = (vocabulary.get(name) for name in NAMES)
         check_layout(origin, pad=pad, eos=eos, unk=unk)
         self.size = max(vocabulary.values()) + 1
-        named = {int(match[1]): index for name, index in vocabulary.items() if (match := SENTINEL.fullmatch(name))}
+        named = {int(match[1]): index for name, index in vocabulary.items() if (match := SENTINEL.fullmatch(name.removeprefix(SPACE)))}
         self.sentinels = len(named)
         self.top = named.get(0, self.size - 1)
         if named != {n: self.top - n for n in range(len(named))}:
@@ -69,8 +73,17 @@ class JsonTokenizer(Tokenizer):
             return self.engine.encode(whole(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if self.words is None:
+            return self.encode_whole(list(texts))
+        found = self.words.ids(list(texts))
+        rest = self.encode_whole([text for text, ids in zip(texts, found, strict=True) if ids is None])
+        later = iter(rest)
+        return [next(later) if ids is None else ids for ids in found]
+
+    def encode_whole(self, texts: list[str]) -> list[list[int]]:
+        """Texts as they stand, in the library's own threads."""
         try:
-            found = self.engine.encode_batch_fast(list(texts), add_special_tokens=False)
+            found = self.engine.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
             found = self.engine.encode_batch_fast([whole(text) for text in texts], add_special_tokens=False)
         return [encoding.ids for encoding in found]

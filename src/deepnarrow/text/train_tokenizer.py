@@ -14,7 +14,8 @@ from deepnarrow.text.vocabulary import whole
 
 LINE_BYTES = 4000  # the trainer passes over lines longer than 4192 bytes, so longer ones are cut here
 THREADS = 8  # fixed: the sums of the EM steps are added up per thread, so another number gives other last digits
-MEMORY_NOTE = 300 * 2**20  # bytes of text at which the trainer's suffix array needs several GiB
+TEXT_BYTES = 300 * 2**20  # read at most: the trainer holds the text and a suffix array of it, several GiB at this size
+FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json")
 
 
 def train(
@@ -25,7 +26,7 @@ def train(
     out: Path | None = None,
     byte_fallback: bool = False,
     character_coverage: float = 0.9995,
-    max_bytes: int = MEMORY_NOTE,
+    max_bytes: int = TEXT_BYTES,
 ) -> SentencePieceTokenizer:
     """Train on `texts` and, where `out` is given, save the result there (spiece.model, tokenizer.json).
 
@@ -37,6 +38,8 @@ def train(
 
     Raises UserError where the corpus is empty, or too small or too varied for the vocabulary.
     """
+    if out is not None:
+        check_free(out)
     pieces = vocab - sentinels
     fixed = 3 + (256 if byte_fallback else 0)
     if sentinels < 0 or pieces <= fixed:
@@ -75,6 +78,15 @@ def train(
         with whole_folder(out) as folder:
             tokenizer.save(folder)
     return tokenizer
+
+
+def check_free(out: Path) -> None:
+    """The folder is written whole, in place of an older tokenizer; anything else in it must not be lost."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; name a folder to write the tokenizer to")
+    others = sorted(entry.name for entry in out.iterdir() if entry.name not in FILES) if out.exists() else []
+    if others:
+        raise UserError(f"{out} holds other files ({', '.join(others[:4])}); name a new folder for the tokenizer")
 
 
 class Lines:

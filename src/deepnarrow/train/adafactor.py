@@ -25,7 +25,9 @@ DECAY = 0.8  # second-moment decay is 1 - t**-DECAY for update t = 1, 2, ...
 class Adafactor(Optimizer):
     """One step moves a parameter by `lr * max(1e-3, RMS(parameter))` times an update whose RMS is at most 1."""
 
-    def __init__(self, params: Iterable[Any], *, lr: float, factored_from: int = 128, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Iterable[Any], *, lr: float, factored_from: int = 128, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self.factored_from = factored_from
 
@@ -69,7 +71,9 @@ class Adafactor(Optimizer):
         if "row" in state:
             # mean of squares over one side = (norm / sqrt(length))^2, which never stores the squares
             row = torch.linalg.vector_norm(gradient, dim=-1).square_().div_(gradient.shape[-1]).add_(EPSILON_GRADIENT)
-            column = torch.linalg.vector_norm(gradient, dim=-2).square_().div_(gradient.shape[-2]).add_(EPSILON_GRADIENT)
+            column = (
+                torch.linalg.vector_norm(gradient, dim=-2).square_().div_(gradient.shape[-2]).add_(EPSILON_GRADIENT)
+            )
             state["row"].mul_(keep).add_(row, alpha=1 - keep)
             state["column"].mul_(keep).add_(column, alpha=1 - keep)
             # second moment ~ row x column / mean(row)
@@ -79,10 +83,9 @@ class Adafactor(Optimizer):
         return state["moment"].rsqrt().mul_(gradient)
 
     def _zero_moments(self, parameter: Tensor) -> dict[str, Tensor]:
-        zeros = {"dtype": torch.float32, "device": parameter.device}
-        if parameter.ndim >= 2 and min(parameter.shape[-2:]) >= self.factored_from:
-            return {
-                "row": torch.zeros(parameter.shape[:-1], **zeros),  # type: ignore[arg-type]
-                "column": torch.zeros((*parameter.shape[:-2], parameter.shape[-1]), **zeros),  # type: ignore[arg-type]
-            }
-        return {"moment": torch.zeros(parameter.shape, **zeros)}  # type: ignore[arg-type]
+        size = parameter.shape
+        if len(size) >= 2 and min(size[-2:]) >= self.factored_from:
+            sizes = {"row": size[:-1], "column": (*size[:-2], size[-1])}
+        else:
+            sizes = {"moment": size}
+        return {key: torch.zeros(size, dtype=torch.float32, device=parameter.device) for key, size in sizes.items()}

@@ -1,9 +1,9 @@
 """Checkpoints: each one a Hugging Face folder with the training state beside it, whole or absent.
 
-    RUN/checkpoints.json                    {"last": "step-00000200", "best": "step-00000100"}
-    RUN/checkpoints/step-00000200/
-        config.json, model.safetensors, tokenizer files      what `open_model` reads
-        optimizer.safetensors, state.json                    what going on needs besides
+RUN/checkpoints.json                    {"last": "step-00000200", "best": "step-00000100"}
+RUN/checkpoints/step-00000200/
+    config.json, model.safetensors, tokenizer files      what `open_model` reads
+    optimizer.safetensors, state.json                    what going on needs besides
 """
 
 import errno
@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from deepnarrow.errors import UserError
 from deepnarrow.files import read_json, whole_folder, write_json
-from deepnarrow.model.folder import open_model, save_model
+from deepnarrow.model.folder import read_model, save_model
 from deepnarrow.model.t5 import T5
 from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.train import optim
@@ -79,8 +79,7 @@ def restore(out: Path, model: T5, optimizer: Optimizer) -> State:
     folder = out / "checkpoints" / name(existing[-1])
     with readable(folder):
         state = State.from_json(read_json(folder / "state.json"), source=str(folder / "state.json"))
-        device = next(model.parameters()).device
-        model.load_state_dict(open_model(folder, device=device, dtype=torch.float32).model.state_dict())
+        model.load_state_dict(read_model(folder).state_dict())
         tensors = read_tensors(folder / "optimizer.safetensors")
         optim.load_state(optimizer, model, tensors, source=str(folder / "optimizer.safetensors"))
     if state.step != existing[-1]:
@@ -122,8 +121,8 @@ def readable(folder: Path) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(
-            f"{str(error).rstrip('.')}; this checkpoint is damaged: delete the folder {folder} and run the same command "
-            "again to go on from the one before it"
+            f"{str(error).rstrip('.')}; this checkpoint is damaged: delete the folder {folder} and run the same "
+            "command again to go on from the one before it"
         ) from None
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args, get_type_hints
 
 from deepnarrow.errors import UserError, nearest
@@ -89,6 +89,11 @@ class Config:
                 f"learning_rate {self.learning_rate:g} with schedule {self.schedule!r} would destroy the weights; only "
                 "inverse_sqrt divides it by a root of the step, the others take it as it is: try 0.01 or less"
             )
+        if self.schedule in ("cosine", "linear") and self.warmup >= self.steps:
+            raise UserError(
+                f"a warmup of {self.warmup:,} steps leaves nothing of {self.steps:,} steps for the {self.schedule} "
+                "schedule; shorten the warmup or train longer"
+            )
         if self.clip is not None and self.clip <= 0:
             raise UserError(f"clip must be greater than 0, or None for no clipping, not {self.clip}")
         if self.batch % self.accumulate:
@@ -150,11 +155,6 @@ def differences(old: Config, new: Config) -> list[str]:
     """The names of what differs and would change the weights, in the order of definition."""
     names = [field.name for field in fields(Config) if field.name not in BOOK_KEEPING]
     return [name for name in names if getattr(old, name) != getattr(new, name)]
-
-
-def with_vocab(config: Config, vocab: int) -> Config:
-    """The config with its shape's vocabulary replaced."""
-    return replace(config, shape=str(replace(parse(config.shape), vocab=vocab)))
 
 
 def _check_types(config: Config) -> None:

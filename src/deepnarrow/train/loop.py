@@ -125,7 +125,7 @@ class _Run:
         words = ""
         while True:
             save = signals.asked
-            if self.due(self.config.eval_every) and self.state.evaluated < self.state.step:
+            if self.can_judge and self.due(self.config.eval_every) and self.state.evaluated < self.state.step:
                 try:
                     with signals.interruptible():
                         judged = self.judge()
@@ -145,6 +145,10 @@ class _Run:
                 log.add(row)
                 words = note(row)
             bar.advance(1, words)
+
+    @property
+    def can_judge(self) -> bool:
+        return self.evaluate is not None or bool(self.held_out)
 
     def due(self, every: int | None) -> bool:
         step = self.state.step
@@ -227,8 +231,6 @@ class _Run:
         state.evaluated = state.step
         state.held_out_loss = judged.get(HELD_OUT_LOSS)
         state.scores = {name: value for name, value in judged.items() if name != HELD_OUT_LOSS}
-        if not judged:
-            return False
         metric, value = next(iter(judged.items()))
         found = Best(state.step, metric, value)
         if not found.beats(state.best):

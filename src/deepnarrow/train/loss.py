@@ -33,7 +33,7 @@ def token_loss(logits_NV: Tensor, targets_N: Tensor, *, z_loss: float = 0.0) -> 
     >>> round(nll.item(), 4), round((objective - nll).item(), 4)  # log 2, and its square
     (0.6931, 0.4805)
     """
-    result: tuple[Tensor, Tensor] = _TokenLoss.apply(logits_NV, targets_N, z_loss)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _TokenLoss.apply(logits_NV, targets_N, z_loss)
     return result
 
 
@@ -93,10 +93,10 @@ def accumulate(
         nll = torch.zeros((), device=device)
         for piece_ND, piece_N in pieces(model, leaf_ND, targets_N, logits_at_once):
             objective_N, nll_N = token_loss(model.logits(piece_ND), piece_N, z_loss=z_loss)
-            (objective_N.sum() / divisor).backward()  # type: ignore[no-untyped-call]
+            (objective_N.sum() / divisor).backward()
             nll += nll_N.sum()
     if leaf_ND.grad is not None:
-        hidden_ND.backward(leaf_ND.grad)  # type: ignore[no-untyped-call]
+        hidden_ND.backward(leaf_ND.grad)
     return Sums(nll, int(targets_N.numel()))
 
 

@@ -42,7 +42,7 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 
 def state_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimizer's memory, `parameter/state -> tensor`. Parameters that never had a gradient have none."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}{SEPARATOR}{key}": value.detach().contiguous()
         for parameter, state in optimizer.state.items()

@@ -1,7 +1,7 @@
 """The folder of a run: one process at a time, one config for ever, and `run.json` to say what it is.
 
-    RUN/run.json   {format, kind, config, shape, origin, versions, machine, commit, started}
-    RUN/log.jsonl, tensorboard/, checkpoints/, checkpoints.json
+RUN/run.json   {format, kind, config, shape, origin, versions, machine, commit, started}
+RUN/log.jsonl, tensorboard/, checkpoints/, checkpoints.json
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,9 @@ def lock(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is training in {out}; wait for it, stop it, or use another --out") from None
+            raise UserError(
+                f"another process is training in {out}; wait for it, stop it, or use another --out"
+            ) from None
         yield
 
 
@@ -45,7 +47,9 @@ def enter(out: Path, config: Config, *, kind: str, origin: Mapping[str, Any], st
     if not path.exists():
         foreign = sorted(item.name for item in out.iterdir() if not item.name.startswith("."))
         if foreign:
-            raise UserError(f"{out} holds {foreign[0]!r} but no run.json, so it is no run; choose a new folder for --out")
+            raise UserError(
+                f"{out} holds {foreign[0]!r} but no run.json, so it is no run; choose a new folder for --out"
+            )
         write_json(path, describe(config, kind, origin))
         return
     found = read_run(out)

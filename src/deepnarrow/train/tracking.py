@@ -40,7 +40,7 @@ class Log:
             from torch.utils.tensorboard import SummaryWriter
 
             # purge_step hides points a killed run wrote after the checkpoint it goes on from
-            self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
+            self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
     def add(self, row: dict[str, Any]) -> None:
         append_json(self.path, row)

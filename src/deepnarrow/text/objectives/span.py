@@ -120,7 +120,7 @@ def masks(generators: Sequence[np.random.Generator], length: int, hidden: int, s
 
 
 def _run_ends(words: np.ndarray, items: int, runs: int) -> np.ndarray:
-    """Cut `items` into `runs` non-empty runs: where each ends, int64 [B, runs]. `words` are random, [B, items - 1].
+    """Cut `items` into `runs` non-empty runs: where each ends, int64 [B, runs]. Uses up random `words` [B, items - 1].
 
     The runs - 1 smallest of items - 1 random words are a uniformly random choice of places to cut. Each word carries
     its place in its low bits, so that a partial sort suffices; 40 random bits or more are left above them.
@@ -128,8 +128,11 @@ def _run_ends(words: np.ndarray, items: int, runs: int) -> np.ndarray:
     ends = np.full((len(words), runs), items, np.int64)
     if runs > 1:
         low = np.uint64((1 << items.bit_length()) - 1)
-        keyed = (words & ~low) | np.arange(1, items, dtype=np.uint64)
-        ends[:, :-1] = np.sort(np.partition(keyed, runs - 2, axis=1)[:, : runs - 1] & low, axis=1)
+        words &= ~low  # in place, here and below: fresh pages for large temporaries cost more than the arithmetic
+        words |= np.arange(1, items, dtype=np.uint64)
+        words.partition(runs - 2, axis=1)
+        ends[:, :-1] = words[:, : runs - 1] & low
+        ends.sort(axis=1)
     return ends
 
 
@@ -151,8 +154,9 @@ def fold(rows: np.ndarray, mask: np.ndarray, sentinels: Sentinels) -> np.ndarray
     """
     start = mask.copy()
     start[:, 1:] &= ~mask[:, :-1]
-    number = np.cumsum(start, axis=1, dtype=rows.dtype)
-    folded = np.where(start, sentinels.first + 1 - number, rows)
+    folded = np.cumsum(start, axis=1, dtype=rows.dtype)  # in a run's first place: its number, from 1
+    np.subtract(sentinels.first + 1, folded, out=folded)
+    np.copyto(folded, rows, where=~start)
     keep = start | ~mask
     widths = np.count_nonzero(keep, axis=1)
     if np.any(widths != widths[:1]):

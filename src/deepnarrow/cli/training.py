@@ -1,0 +1,158 @@
+"""What `pretrain` and `finetune` have in common: the flags of a training config, and what is said around a run."""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepnarrow.errors import UserError
+
+if TYPE_CHECKING:
+    from deepnarrow.train.config import Config
+    from deepnarrow.train.loop import Result
+
+PEAK_SECONDS = 0.8  # spent on measuring what this machine's matrix product reaches
+
+Out = Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run; the same command again goes on with it.")]
+Recipe = Annotated[str, typer.Option(metavar="NAME", help="Where every flag not given takes its value.")]
+Steps = Annotated[int | None, typer.Option(metavar="N", help="Updates of the weights.")]
+BatchSize = Annotated[int | None, typer.Option("--batch", metavar="N", help="Examples in one update.")]
+Accumulate = Annotated[int | None, typer.Option(metavar="N", help="Parts a batch is split into to save memory.")]
+InputLength = Annotated[int | None, typer.Option(metavar="N", help="Tokens of one input, end mark included.")]
+TargetLength = Annotated[int | None, typer.Option(metavar="N", help="Most tokens of one target, end mark included.")]
+Optimizer = Annotated[str | None, typer.Option(metavar="NAME", help="adafactor, adamw or adamw_scale.")]
+LearningRate = Annotated[float | None, typer.Option(metavar="X", help="What the schedule multiplies.")]
+Schedule = Annotated[str | None, typer.Option(metavar="NAME", help="inverse_sqrt, constant, cosine or linear.")]
+Warmup = Annotated[int | None, typer.Option(metavar="N", help="Steps the learning rate rises (inverse_sqrt: is flat).")]
+WeightDecay = Annotated[float | None, typer.Option(metavar="X", help="Of matrices only.")]
+Clip = Annotated[float | None, typer.Option(metavar="X", help="Largest norm of the gradient; 0 for none.")]
+Dropout = Annotated[float | None, typer.Option(metavar="X", help="Share of activations dropped.")]
+ZLoss = Annotated[float | None, typer.Option("--z-loss", metavar="X", help="Weight of (log Z)^2; T5: 1e-4.")]
+Normaliser = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Divide the loss by tokens, or as T5 by positions.")
+]
+Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, or bfloat16 over float32 weights.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Of first weights, order, noise and dropout.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+SaveEvery = Annotated[int | None, typer.Option(metavar="N", help="Steps between checkpoints.")]
+Keep = Annotated[int | None, typer.Option(metavar="N", help="Last checkpoints kept, besides the best.")]
+EvalEvery = Annotated[int | None, typer.Option(metavar="N", help="Steps between evaluations; there is one at the end.")]
+EvalExamples = Annotated[int | None, typer.Option(metavar="N", help="Held-out examples in an evaluation.")]
+LogEvery = Annotated[int | None, typer.Option(metavar="N", help="Steps between lines of log.jsonl.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard/--no-tensorboard", help="Write RUN/tensorboard too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
+
+
+def given(**flags: Any) -> dict[str, Any]:
+    """The flags somebody wrote, as keys of a config. A clip of 0 means none."""
+    written = {name: value for name, value in flags.items() if value is not None}
+    if written.get("clip") == 0:
+        written["clip"] = None
+    return written
+
+
+def going_on(config: "Config", out: Path, written: Mapping[str, Any]) -> "Config":
+    """Recipes make the warmup follow the length of the run; a run that is prolonged keeps the one it began with."""
+    from deepnarrow.train import run_folder
+    from deepnarrow.train.config import Config, differences
+
+    if "warmup" in written or not (out / run_folder.FILE).exists():
+        return config
+    old = Config.from_json(run_folder.read_run(out)["config"])
+    only_longer = set(differences(old, config)) <= {"steps", "warmup"}
+    return config.override({"warmup": old.warmup}) if only_longer else config
+
+
+def announce(config: "Config", out: Path) -> None:
+    """One line before the first step."""
+    from deepnarrow.shapes import parse
+    from deepnarrow.shapes.counts import parameters
+    from deepnarrow.train import checkpoint
+
+    found = checkpoint.steps(out)
+    begin = f"going on from step {found[-1]:,} of {config.steps:,}" if found else f"{config.steps:,} steps"
+    say(
+        f"{config.shape}: {parameters(parse(config.shape)).total / 1e6:,.1f} M parameters, {begin}, {config.batch} x "
+        f"{config.input_length} tokens in, {config.optimizer}, {config.schedule} {config.learning_rate:g}"
+    )
+
+
+def peak_flops(config: "Config", device: str, out: Path) -> float | None:
+    """FLOP/s of matrix products here; None where there is nothing left to train, so nothing to compare."""
+    from deepnarrow.measure.ceilings import gemm_gflops
+    from deepnarrow.model.folder import resolve_device
+    from deepnarrow.train import checkpoint
+
+    if checkpoint.steps(out)[-1:] == [config.steps]:
+        return None
+    return gemm_gflops(config.dtype, str(resolve_device(device)), seconds=PEAK_SECONDS) * 1e9
+
+
+def supervise(train: "Callable[[], Result]", context: typer.Context) -> "Result":
+    """Train; when a signal stops it, say how to go on and leave with code 130."""
+    from deepnarrow.train.interrupt import Interrupted
+
+    try:
+        return train()
+    except Interrupted as stopped:
+        say(f"{stopped}; go on with:\n{again(context)}")
+        raise typer.Exit(130) from None
+
+
+def again(context: typer.Context) -> str:
+    """The command as it was given, fit to be pasted into a shell."""
+    words = ["deepnarrow", str(context.info_name)]
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[str(parameter.name)]
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        else:
+            words += [parameter.opts[0], str(value)]
+    return shlex.join(words)
+
+
+def report(result: "Result", config: "Config", *, as_json: bool, then: str) -> None:
+    """How the run ended and, for people, what to do next."""
+    from deepnarrow.model.folder import checkpoint
+
+    if as_json:
+        values = {
+            "run": str(result.folder),
+            "checkpoint": str(checkpoint(result.folder)),
+            "shape": config.shape,
+            "step": result.step,
+            "loss": result.loss,
+            "held_out_loss": result.held_out_loss,
+            "scores": result.scores,
+            "tokens_per_second": result.tokens_per_second,
+            "best": None if result.best is None else vars(result.best),
+        }
+        print(json.dumps(values, indent=2))
+        return
+    found = [f"loss {result.loss:.3f}"] if result.loss is not None else []
+    if result.held_out_loss is not None:
+        found.append(f"held-out loss {result.held_out_loss:.3f}")
+    found += [f"{name} {value:.2f}" for name, value in result.scores.items()]
+    if result.best is not None and result.best.step != result.step:
+        found.append(f"best {result.best.metric} {result.best.value:.3f} at step {result.best.step:,}")
+    print(f"{result.folder}: {config.shape}, step {result.step:,}: {', '.join(found)}")
+    print(f"next: {then}")
+
+
+def say(line: str) -> None:
+    print(f"deepnarrow: {line}", file=sys.stderr, flush=True)
+
+
+def positive(name: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise UserError(f"--{name} must be at least 1, not {value}")
+    return value

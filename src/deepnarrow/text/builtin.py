@@ -1,0 +1,257 @@
+"""Real English prose that is on any machine with Python: what the standard library says about itself.
+
+Sources, in this order: the language reference's topics (pydoc_data), then module by module the docstrings and the block
+comments of three lines and more. Nothing is imported but the topics; the rest is read with `ast`. Tests, vendored
+wheels and generated tables are left out. Text is cleaned into paragraphs: doctests, code, tables and most reST markup go,
+and a paragraph that was seen before is not given again. CPython 3.11 yields about 1.6 MB. The order is fixed; the text depends on
+the Python version alone, which a run records.
+"""
+
+import ast
+import gc
+import re
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from functools import cache
+from inspect import cleandoc
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from deepnarrow.errors import UserError
+
+LEFT_OUT = {
+    "test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "turtledemo", "_bundled", "encodings",
+    "pydoc_data", "__pycache__", "__phello__",
+}  # fmt: skip
+COMMENT_LINES = 3  # shorter comments speak of the line below them
+COMMON = frozenset(
+    "a about after all also an and any are as at be been before between both but by can could do does each either else "
+    "for from given has have if in into is it its may more most must no not of on one only or other same should since so "
+    "some such than that the their them then there these they this to until used using was we were what when where "
+    "whether which while who will with without would you your".split()
+)
+WORD = re.compile(r"""["'(\[]*[A-Za-z][a-z]*(?:['-][A-Za-z]+)*[.,;:!?)\]"']*""")
+MARKUP = (  # reST and epydoc, lightly: what is said stays, how it is set goes
+    (re.compile(r":[a-z:]+:`[~!]?([^`<]+?)(?:\s*<[^`>]*>)?`"), r"\1"),
+    (re.compile(r"``([^`]+)``"), r"\1"),
+    (re.compile(r"`([^`]+)`_?"), r"\1"),
+    (re.compile(r"(?<![\w*])\*{1,2}([A-Za-z][^*\n]*?)\*{1,2}(?![\w*])"), r"\1"),
+    (re.compile(r"[ \t]+"), " "),
+)
+DIRECTIVE = re.compile(r"\.\. |:[a-z]+:|@[a-z]+\b")
+RULE = re.compile(r"[\W_]*")  # a line without a letter or digit
+ITEM = re.compile(r"(?:[-*+o]|\d+[.)]|\(\w\))\s+")
+LEGAL = re.compile(r"copyright|licen[sc]e|all rights reserved|permission is hereby|warrant", re.I)
+
+
+class Spoken(NamedTuple):
+    """One docstring or comment as written. `name` is the qualified name, empty for a module; a comment has its line."""
+
+    module: str
+    name: str
+    kind: str  # "topic", "module", "class", "method", "function" or "comment"
+    text: str
+
+
+def documents() -> Iterator[tuple[str, str]]:
+    """Cleaned text and source ("json.decoder:JSONDecoder"), in a fixed order, no paragraph twice."""
+    yield from _documents()
+
+
+def records() -> Iterator[dict[str, str]]:
+    """Docstrings with a summary line and a body, as PEP 257 sets them: the line, a blank line, the rest.
+
+    `package` is the top-level package ("json" for json.decoder), `kind` one of module, class, method, function. The
+    body is cleaned prose, does not repeat the summary, and no summary or body comes twice.
+
+        {"module": "textwrap", "package": "textwrap", "name": "dedent", "kind": "function",
+         "summary": "Remove any common leading whitespace from every line in text.",
+         "body": "This can be used to make triple-quoted strings line up with the left edge of the display, ..."}
+    """
+    yield from ({**record} for record in _records())
+
+
+@cache
+def _documents() -> tuple[tuple[str, str], ...]:
+    seen: set[str] = set()
+    found = []
+    for spoken in library():
+        fresh = []
+        for paragraph in paragraphs(spoken.text):
+            key = " ".join(paragraph.lower().split())
+            if key not in seen:
+                seen.add(key)
+                fresh.append(paragraph)
+        if fresh:
+            found.append(("\n\n".join(fresh), f"{spoken.module}:{spoken.name}".rstrip(":")))
+    return tuple(found)
+
+
+@cache
+def _records() -> tuple[dict[str, str], ...]:
+    seen: set[str] = set()
+    found = []
+    for spoken in library():
+        if spoken.kind in ("topic", "comment"):
+            continue
+        first, blank, rest = (*spoken.text.split("\n", 2), "", "")[:3]
+        summary = unmarked(first.strip())
+        body = "\n\n".join(paragraphs(rest))
+        enough = 4 <= len(summary.split()) <= 30 and len(body.split()) >= 12
+        if blank.strip() or not enough or not summary[0].isalpha() or not is_prose(summary, least=4):
+            continue
+        if summary in body or {summary.lower(), body.lower()} & seen:
+            continue
+        seen |= {summary.lower(), body.lower()}
+        package = spoken.module.split(".")[0]
+        found.append({"module": spoken.module, "package": package, "name": spoken.name, "kind": spoken.kind})
+        found[-1] |= {"summary": summary, "body": body}
+    return tuple(found)
+
+
+@cache
+def library() -> tuple[Spoken, ...]:
+    """Everything the standard library says, as written."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = list(topics())
+    collecting = gc.isenabled()
+    gc.disable()  # syntax trees are many small objects without cycles: collecting them takes most of the time
+    try:
+        for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).parts):
+            inside = path.relative_to(root)
+            if not LEFT_OUT.intersection(inside.parts) and not inside.parts[0].startswith(("config-", "_sysconfigdata")):
+                found += file_says(path, ".".join(inside.with_suffix("").parts).removesuffix(".__init__"))
+    finally:
+        if collecting:
+            gc.enable()
+    if len(found) < 1000:
+        raise UserError(
+            f"builtin:python finds no standard library with sources under {root} (Python {sys.version.split()[0]}); "
+            "give a text file or folder instead"
+        )
+    return tuple(found)
+
+
+def topics() -> Iterator[Spoken]:
+    try:
+        from pydoc_data.topics import topics as known
+    except ImportError:  # some distributions leave it out
+        return
+    for name in sorted(known):
+        yield Spoken("pydoc_data.topics", name, "topic", known[name])
+
+
+def file_says(path: Path, module: str) -> Iterator[Spoken]:
+    """The docstrings and block comments of one source file; nothing for a file this Python cannot read."""
+    try:
+        source = path.read_text("utf-8")
+        tree = ast.parse(source)
+    except (SyntaxError, UnicodeDecodeError, ValueError, OSError):
+        return
+    if text := ast.get_docstring(tree):
+        yield Spoken(module, "", "module", text)
+    yield from docstrings(tree.body, module, "")
+    yield from comments(source, module)
+
+
+def docstrings(body: Iterable[ast.stmt], module: str, inside: str) -> Iterator[Spoken]:
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            name = f"{inside}.{node.name}" if inside else node.name
+            kind = "class" if isinstance(node, ast.ClassDef) else "method" if inside else "function"
+            if text := ast.get_docstring(node):
+                yield Spoken(module, name, kind, text)
+            if isinstance(node, ast.ClassDef):
+                yield from docstrings(node.body, module, name)
+
+
+def comments(source: str, module: str) -> Iterator[Spoken]:
+    """Runs of comment lines. The name is the number of the first."""
+    numbered = enumerate((line.strip() for line in source.split("\n")), start=1)
+    for is_comment, group in groupby(numbered, key=lambda pair: pair[1].startswith("#")):
+        lines = list(group) if is_comment else []
+        if len(lines) >= COMMENT_LINES:
+            text = "\n".join(line.lstrip("#") for _, line in lines)
+            if not LEGAL.search(text):
+                yield Spoken(module, str(lines[0][0]), "comment", cleandoc("\n" + text))
+
+
+def paragraphs(text: str) -> list[str]:
+    """The prose in a docstring or comment, one paragraph a string, its lines joined.
+
+    >>> paragraphs("Add the numbers that are given, and return what they come to.\\n\\n    >>> add(1, 2)\\n    3\\n")
+    ['Add the numbers that are given, and return what they come to.']
+    """
+    found = []
+    literal: int | None = None  # indentation of the paragraph that announced a block of code with `::`
+    for lines in blocks(text):
+        indent = min(len(line) - len(line.lstrip()) for line in lines)
+        if literal is not None and indent > literal:
+            continue
+        literal = indent if lines[-1].rstrip().endswith("::") else None
+        for item in items(lines):
+            joined = unmarked(" ".join(item))
+            if joined.endswith("::"):
+                joined = joined[:-1]
+            if is_prose(joined):
+                found.append(joined)
+    return found
+
+
+def blocks(text: str) -> Iterator[list[str]]:
+    """Runs of lines between blank ones, without rules, directives and doctests with their output."""
+    doctest = False
+    kept: list[str] = []
+    for line in [*text.expandtabs().split("\n"), ""]:
+        bare = line.strip()
+        if not bare:
+            if kept:
+                yield kept
+            kept, doctest = [], False
+        elif bare.startswith(">>>"):
+            doctest = True
+        elif not doctest and not RULE.fullmatch(bare) and not DIRECTIVE.match(bare):
+            kept.append(line)
+
+
+def items(lines: list[str]) -> Iterator[list[str]]:
+    """A block's lines as one paragraph, or as one for each item of a list."""
+    item: list[str] = []
+    for line in lines:
+        bare = line.strip()
+        if (mark := ITEM.match(bare)) and len(bare) > mark.end():
+            if item:
+                yield item
+            item, bare = [], bare[mark.end() :]
+        item.append(bare)
+    if item:
+        yield item
+
+
+def unmarked(text: str) -> str:
+    """Without inline markup.
+
+    >>> unmarked("See :class:`~os.PathLike` and ``open()``, *not* `file`.")
+    'See os.PathLike and open(), not file.'
+    """
+    for pattern, plain in MARKUP:
+        text = pattern.sub(plain, text)
+    return text.strip()
+
+
+def is_prose(text: str, *, least: int = 6) -> bool:
+    """Whether a paragraph is English sentences: mostly plain words, a good share of them the commonest ones.
+
+    >>> is_prose("The second argument is used when the first one has no value of its own.")
+    True
+    >>> is_prose("self.x = getattr(self, 'x', None) or default[0] + 1  # 42")
+    False
+    """
+    tokens = text.split()
+    if len(tokens) < least:
+        return False
+    plain = [token for token in tokens if WORD.fullmatch(token)]
+    common = sum(token.lower().strip("\"'()[].,;:!?") in COMMON for token in plain)
+    return len(plain) >= 0.75 * len(tokens) and common >= 0.18 * len(tokens)

@@ -1,0 +1,92 @@
+"""Bytes and text out of files, plain or compressed (.gz, .zst), a block at a time, with errors that name the place."""
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+import zstandard
+
+from deepnarrow.errors import UserError
+
+BLOCK = 2**20  # bytes
+COMPRESSED = (".gz", ".zst")
+DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file's content, decompressed where its name ends in .gz or .zst. A damaged archive is a UserError."""
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rb") as file:
+                yield file  # type: ignore[misc]
+        elif path.suffix == ".zst":
+            with path.open("rb") as packed:
+                reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+                with io.BufferedReader(reader, BLOCK) as file:  # type: ignore[arg-type]
+                    yield file
+        else:
+            with path.open("rb") as file:
+                yield file
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except DAMAGED as error:
+        raise UserError(f"{path} is damaged or not a {path.suffix} file ({error}); fetch or compress it again") from None
+
+
+def suffix(path: Path) -> str:
+    """The ending that says what a file holds, without the compression: `.jsonl` for `a.jsonl.gz`.
+
+    >>> suffix(Path("a.b.JSONL.gz")), suffix(Path("notes"))
+    ('.jsonl', '')
+    """
+    inner = path.with_suffix("") if path.suffix in COMPRESSED else path
+    return inner.suffix.lower()
+
+
+def text_blocks(file: BinaryIO, path: Path) -> Iterator[str]:
+    """A file's text in blocks, line ends as `\\n`, without a byte order mark. Bytes that are not UTF-8 are a UserError."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    offset = 0  # bytes decoded before this block
+    while block := file.read(BLOCK):
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(block)
+        except UnicodeDecodeError as error:
+            refuse(path, offset - waiting + error.start, error)
+        if offset == 0:
+            text = text.removeprefix("\ufeff")
+        offset += len(block)
+        yield newlines.decode(text)
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        refuse(path, offset - len(decoder.getstate()[0]) + error.start, error)
+    if rest := newlines.decode("", final=True):
+        yield rest
+
+
+def text_lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
+    """A file's lines with their numbers, from 1, without the line ends. Blank lines are left out."""
+    offset = 0
+    for number, line in enumerate(file, start=1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            refuse(path, offset + error.start, error)
+        if number == 1:
+            text = text.removeprefix("\ufeff")
+        offset += len(line)
+        if text.strip():
+            yield number, text.rstrip("\r\n")
+
+
+def refuse(path: Path, offset: int, error: UnicodeDecodeError) -> NoReturn:
+    byte = error.object[error.start]
+    raise UserError(f"{path} is not UTF-8: byte {offset} is 0x{byte:02x} ({error.reason}); convert it first") from None

@@ -1,0 +1,163 @@
+"""Pretraining: a shape, a corpus, a config in; a run out."""
+
+import hashlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deepnarrow.errors import UserError
+from deepnarrow.model.folder import Opened, resolve_device
+from deepnarrow.model.init import initialise
+from deepnarrow.model.t5 import T5
+from deepnarrow.shapes import parse
+from deepnarrow.text.batches import Batch, CorpusBatches, fixed_batches
+from deepnarrow.text.corpus import Corpus
+from deepnarrow.train.config import PAIRS, Config
+from deepnarrow.train.loop import Evaluate, Result, train
+
+T5_VOCAB = 32_128
+HELD_OUT_BATCH = 16  # examples at once; the held-out loss does not depend on it
+
+
+def pretrain(
+    config: Config,
+    corpus: Corpus,
+    out: Path,
+    *,
+    device: str = "auto",
+    initial: Opened | None = None,
+    evaluate: Evaluate | None = None,
+    peak_flops: float | None = None,
+    tensorboard: bool = True,
+    quiet: bool = False,
+) -> Result:
+    """Train `config.shape` on a corpus, from weights drawn by `config.seed` or from those of `initial`.
+
+    The corpus' held-out part, if it has one, gives the loss that marks the best checkpoint. Goes on where a run of the
+    same config was left in `out`. Raises `UserError` where shape, tokenizer, corpus and `initial` do not fit together.
+    """
+    where = resolve_device(device)
+    if config.objective == PAIRS:
+        raise UserError('pretraining needs an objective that makes its own targets, such as "span", not "pairs"')
+    check_vocab(config, corpus)
+    model = T5(parse(config.shape), dropout=config.dropout)
+    if initial is None:
+        initialise(model, config.seed)
+    else:
+        check_initial(config, corpus, initial)
+        model.load_state_dict(initial.model.state_dict())
+    batches = CorpusBatches(
+        corpus=corpus,
+        seed=config.seed,
+        batch=config.batch,
+        input_length=config.input_length,
+        objective=config.objective,
+        options=options(config),
+    )
+    return train(
+        config,
+        model,
+        batches,
+        out,
+        tokenizer=corpus.tokenizer(),
+        device=where,
+        held_out=held_out_batches(config, corpus, batches.raw_length, quiet=quiet),
+        evaluate=evaluate,
+        kind="pretrain",
+        origin=origin(corpus, initial),
+        peak_flops=peak_flops,
+        tensorboard=tensorboard,
+        quiet=quiet,
+    )
+
+
+def fit_vocab(config: Config, corpus: Corpus) -> Config:
+    """A shape with T5's vocabulary gets the rows that this corpus' tokenizer needs; any other was chosen, and stays.
+
+    The number is rounded up to a multiple of 128, as T5's 32,100 ids are to 32,128 rows.
+    """
+    shape = parse(config.shape)
+    if shape.vocab != T5_VOCAB:
+        return config
+    return config.override({"shape": str(replace(shape, vocab=rounded(corpus.vocab)))})
+
+
+def rounded(ids: int) -> int:
+    """
+    >>> rounded(32_100)
+    32128
+    """
+    return -(-ids // 128) * 128
+
+
+def check_vocab(config: Config, corpus: Corpus) -> None:
+    shape = parse(config.shape)
+    if shape.vocab < corpus.vocab:
+        raise UserError(
+            f"shape {config.shape} has {shape.vocab:,} rows of vocabulary, but the corpus' tokenizer has "
+            f"{corpus.vocab:,} ids; end the shape with -v{rounded(corpus.vocab)}, or name no vocabulary"
+        )
+
+
+def check_initial(config: Config, corpus: Corpus, initial: Opened) -> None:
+    """Weights to start from must be of this shape, and mean the same tokens."""
+    if initial.shape != parse(config.shape):
+        raise UserError(
+            f"{initial.origin} is a {initial.shape}, not a {config.shape}; pretrain with --shape {initial.shape}"
+        )
+    if initial.tokenizer is not None and initial.tokenizer.fingerprint != corpus.fingerprint:
+        raise UserError(
+            f"{initial.origin} and the corpus {corpus.folder} have different tokenizers, so its weights mean other "
+            f"tokens; build the corpus with --tokenizer {initial.origin}"
+        )
+
+
+def options(config: Config) -> dict[str, Any]:
+    return {"density": config.density, "mean_span": config.mean_span}
+
+
+def held_out_batches(config: Config, corpus: Corpus, raw_length: int, *, quiet: bool) -> list[Batch]:
+    """The same examples under the same noise at every evaluation, whatever the run's seed and batch."""
+    held_out = corpus.held_out()
+    if held_out is None:
+        return []
+    if held_out.rows(raw_length) == 0:
+        if not quiet:
+            print(
+                f"deepnarrow: the held-out text is shorter than one example ({held_out.tokens:,} of {raw_length:,} "
+                "tokens), so there will be no held-out loss",
+                file=sys.stderr,
+            )
+        return []
+    return fixed_batches(
+        held_out,
+        batch=HELD_OUT_BATCH,
+        input_length=config.input_length,
+        objective=config.objective,
+        options=options(config),
+        limit=config.eval_examples,
+    )
+
+
+def origin(corpus: Corpus, initial: Opened | None) -> dict[str, Any]:
+    return {
+        "corpus": str(corpus.folder),
+        "sources": [source.source for source in corpus.sources],
+        "tokens": corpus.tokens,
+        "initial": initial.origin if initial else None,
+        "fingerprints": {
+            "tokenizer": corpus.fingerprint,
+            "corpus": hashlib.sha256(" ".join(shard.sha256 for shard in corpus.shards).encode()).hexdigest(),
+            "initial weights": weights_fingerprint(initial.model) if initial else None,
+        },
+    }
+
+
+def weights_fingerprint(model: T5) -> str:
+    """SHA-256 of all weights in float32."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
