@@ -93,13 +93,19 @@ def write_study(folder: Path, records: list[Record], *, logs: bool = True) -> Pa
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def records() -> Callable[..., list[Record]]:
     """Invented records; `seeds` and `shapes` may be chosen."""
     return invented
 
 
-@pytest.fixture()
+@pytest.fixture(scope="session")
+def write_invented_study() -> Callable[[Path], Path]:
+    """Writes a study with invented records and logs into a folder."""
+    return lambda folder: write_study(folder, invented())
+
+
+@pytest.fixture
 def study(tmp_path: Path) -> Path:
     """A study's folder with invented records and logs."""
     return write_study(tmp_path / "study", invented())

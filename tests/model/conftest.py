@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from deepnarrow.model.t5 import T5
 from deepnarrow.shapes import Shape, parse
 
@@ -65,9 +66,7 @@ def _scatter(name: str, weight: torch.Tensor) -> None:
     """Weights of a size at which no layer is negligible: then a swapped pair of tensors shows in the output."""
     if "norm" in name:
         weight.uniform_(0.5, 1.5)
-    elif "bias" in name or "position" in name:
-        weight.normal_(0, 1.0)
-    elif "embed" in name or "shared" in name:
+    elif any(part in name for part in ("bias", "position", "embed", "shared")):
         weight.normal_(0, 1.0)
     else:
         weight.normal_(0, weight.shape[-1] ** -0.5)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
 from deepnarrow.shapes import parse

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from deepnarrow.errors import UserError
 from deepnarrow.model.t5 import T5, shift_right
 from deepnarrow.shapes import parse

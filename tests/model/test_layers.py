@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
+
 from deepnarrow.model.layers import ACTIVATIONS, Attention, FeedForward, KeysValues, Norm, attend, dropped
 from deepnarrow.model.position import MASKED, PositionBias, along_diagonals, position_bucket
 from deepnarrow.shapes import parse
-from torch.nn import functional as F
 
 SMALL = "tiny-dm32-ff64-kv8-nh4-v96"
 

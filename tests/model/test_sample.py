@@ -113,7 +113,7 @@ def test_the_cut_is_that_of_transformers(vocab: int, temperature: float, top_k: 
 
 
 def test_the_nucleus_is_the_smallest_that_holds_enough() -> None:
-    """Flat and peaked rows, narrower and wider than the first look, together in one batch."""
+    """Flat and peaked rows together in one batch."""
     logits = torch.randn(12, 3000, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.01, 6, 12)[:, None]
     share = logits.double().softmax(-1)
     for top_p in (0.1, 0.5, 0.95):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from deepnarrow.model.folder import open_model, save_model
 from deepnarrow.model.t5 import T5, shift_right
 from deepnarrow.model.weights import from_published, to_published

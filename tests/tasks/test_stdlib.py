@@ -3,6 +3,8 @@
 from collections import Counter
 
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 
 from deepnarrow import tasks
 from deepnarrow.errors import UserError
@@ -51,6 +53,17 @@ def test_topics_are_balanced_and_mixed() -> None:
     assert set(counts) == set(task.labels or ())
     assert max(counts.values()) <= 1.5 * min(counts.values())
     assert len({pair.accepted[0] for pair in load_pairs(task, "train", limit=40)}) >= 6  # a limit is a fair sample
+
+
+def test_topics_can_be_learned() -> None:
+    """Words alone tell most topics: a linear model is the second line a network has to cross, after the baseline."""
+    task = tasks.get("stdlib_topic")
+    train, test = load_pairs(task, "train"), load_pairs(task, "test")
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+    model = LogisticRegression(C=20, max_iter=500)
+    model.fit(words.fit_transform([pair.inputs for pair in train]), [pair.accepted[0] for pair in train])
+    found = model.predict(words.transform([pair.inputs for pair in test]))
+    assert task.metrics[0].score(found.tolist(), [pair.accepted for pair in test]) > 70
 
 
 def test_no_package_is_in_two_areas() -> None:

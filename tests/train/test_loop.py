@@ -306,8 +306,8 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_a_weight(tmp_path: Pat
 
     made = config(eval_every=1, save_every=100, optimizer="adamw", dtype="bfloat16")
     expected = (
-        r"stopped at step 2: the loss is no longer finite; no checkpoint was saved before; try .*clip 1.0, or a warmup, "
-        r"or dtype float32, or optimizer adafactor or adamw_scale"
+        r"stopped at step 2: the loss is no longer finite; no checkpoint was saved before; try .*clip 1.0, "
+        r"or a warmup, or dtype float32, or optimizer adafactor or adamw_scale"
     )
     with pytest.raises(UserError, match=expected):
         run(made, tmp_path / "run", evaluate=lambda model: poison(model) or {"score": float("nan")})

@@ -141,16 +141,16 @@ def list_tasks(*, as_json: bool) -> None:
 
         print(json.dumps([tasks.describe(task) for task in every], indent=2))
         return
-    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from deepnarrow.cli.shapes import terminal_width
 
-    grid = Table(box=box.SIMPLE_HEAD, header_style="bold cyan", pad_edge=False, padding=(0, 2))
-    for title in ("task", "metrics", "splits", "what"):
-        grid.add_column(title, overflow="fold")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold cyan", no_wrap=True)
+    grid.add_column()
     for task in every:
-        metrics = " ".join(metric.name for metric in task.metrics)
-        grid.add_row(task.name, metrics, " ".join(task.sources), f"{task.about} ({task.paper})")
+        metrics = ", ".join(metric.name for metric in task.metrics)
+        more = "; ".join(part for part in (metrics, ", ".join(task.sources), task.paper) if part)
+        grid.add_row(task.name, f"{task.about}\n[dim]{more}[/]")
     Console(width=terminal_width(), highlight=False).print(grid)

@@ -90,7 +90,6 @@ def finetune(
 
     opened = open_model(model)
     config = training.going_on(config.override({"shape": str(opened.shape)}), out, written)
-    training.announce(config, out)
     judged = config.eval_every is not None
     result = training.supervise(
         lambda: run(
@@ -104,6 +103,7 @@ def finetune(
             device=device,
             peak_flops=training.peak_flops(config, device, out),
             tensorboard=tensorboard,
+            began=lambda step: training.announce(config, step),
         ),
         context,
     )

@@ -79,9 +79,11 @@ def pretrain(
     opened_corpus = open_corpus(corpus)
 
     from deepnarrow.model.folder import open_model
+    from deepnarrow.shapes import parse
     from deepnarrow.train.pretrain import fit_vocab
     from deepnarrow.train.pretrain import pretrain as run
 
+    fitted = False
     initial = open_model(init_from) if init_from is not None else None
     if initial is not None and shape is None:
         config = make(str(initial.shape), **written)
@@ -90,12 +92,15 @@ def pretrain(
         config = make(shape, **written)
         if initial is None and not names_vocab(shape):
             asked, config = config, fit_vocab(config, opened_corpus)
-            if config.shape != asked.shape:
-                training.say(
-                    f"the vocabulary gets {vocab(config.shape):,} rows for the corpus' {opened_corpus.vocab:,} ids"
-                )
+            fitted = config.shape != asked.shape
     config = training.going_on(config, out, written)
-    training.announce(config, out)
+
+    def began(step: int) -> None:
+        if fitted:
+            rows = parse(config.shape).vocab
+            training.say(f"the vocabulary gets {rows:,} rows, for the {opened_corpus.vocab:,} ids of the corpus")
+        training.announce(config, step)
+
     result = training.supervise(
         lambda: run(
             config,
@@ -105,6 +110,7 @@ def pretrain(
             initial=initial,
             peak_flops=training.peak_flops(config, device, out),
             tensorboard=tensorboard,
+            began=began,
         ),
         context,
     )
@@ -120,9 +126,3 @@ def names_vocab(shape: str) -> bool:
     (True, False)
     """
     return bool(re.search(r"-v=?\d", shape.lower()))
-
-
-def vocab(shape: str) -> int:
-    from deepnarrow.shapes import parse
-
-    return parse(shape).vocab

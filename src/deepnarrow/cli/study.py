@@ -19,17 +19,22 @@ def study(
 ) -> None:
     """Pretrain, fine-tune, evaluate and time several shapes under one protocol."""
     import json
+    import sys
     from dataclasses import asdict
 
     from deepnarrow.measure.study import run_study
     from deepnarrow.measure.study_spec import read_study
 
-    records = run_study(read_study(spec), out, device=device)
+    records = run_study(read_study(spec), out, device=device, command=f"deepnarrow study {spec} --out {out}")
     if report:
-        from deepnarrow.hub.study_pages import write_pages
+        from deepnarrow.hub.cards import write_cards
+        from deepnarrow.measure.report import report as draw
 
-        page = write_pages(out)
-        print(f"report: {page.path}", file=__import__("sys").stderr)
+        drawn = draw(out)
+        cards = write_cards(out)
+        for measure, found in drawn.recommendations.items():
+            print(f"{measure}: {found.reason}", file=sys.stderr)
+        print(f"report {drawn.page}, {len(cards)} cards in {out / 'cards'}", file=sys.stderr)
     if as_json:
         for record in records:
             print(json.dumps(asdict(record)))

@@ -50,9 +50,9 @@ def train_tokenizer(
 ) -> None:
     """Train a SentencePiece unigram vocabulary in T5's layout.
 
-    Padding is 0, end 1, unknown 2, the sentinels come last. The folder holds spiece.model and the same as tokenizer.json,
-    which transformers loads. The same text and options give the same file on any machine; the first 300 MB of
-    text are used.
+    Padding is 0, end 1, unknown 2, the sentinels come last. The folder holds spiece.model and the same as
+    tokenizer.json, which transformers loads. The same text and options give the same file on any machine; the first
+    300 MB of text are used.
 
     \b
     Example:

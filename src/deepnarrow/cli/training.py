@@ -67,17 +67,19 @@ def going_on(config: "Config", out: Path, written: Mapping[str, Any]) -> "Config
     return config.override({"warmup": old.warmup}) if only_longer else config
 
 
-def announce(config: "Config", out: Path) -> None:
+def announce(config: "Config", step: int) -> None:
     """One line before the first step."""
     from deepnarrow.shapes import parse
     from deepnarrow.shapes.counts import parameters
-    from deepnarrow.train import checkpoint
 
-    found = checkpoint.steps(out)
-    begin = f"going on from step {found[-1]:,} of {config.steps:,}" if found else f"{config.steps:,} steps"
+    if step >= config.steps:
+        say(f"all {config.steps:,} steps are done")
+        return
+    millions = parameters(parse(config.shape)).total / 1e6
     say(
-        f"{config.shape}: {parameters(parse(config.shape)).total / 1e6:,.1f} M parameters, {begin}, {config.batch} x "
-        f"{config.input_length} tokens in, {config.optimizer}, {config.schedule} {config.learning_rate:g}"
+        f"{config.shape}: {millions:,.1f} M parameters, {'going on from' if step else 'from'} step {step:,} "
+        f"to {config.steps:,}, {config.batch} x {config.input_length} tokens in, "
+        f"{config.optimizer}, {config.schedule} {config.learning_rate:g}"
     )
 
 

@@ -86,7 +86,8 @@ def _read_bandwidth(size: int, device: str, threads: int) -> float:
     data = torch.ones(size // 4, device=where)
     elapsed(lambda: data.sum(), where)
     taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < READ_SECONDS:
+    end = time.perf_counter() + READ_SECONDS
+    while len(taken) < 3 or time.perf_counter() < end:
         taken.append(elapsed(lambda: data.sum(), where))
     return data.nbytes / median(taken) / 1e9
 

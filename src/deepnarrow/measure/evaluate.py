@@ -75,7 +75,7 @@ class Evaluation:
         conditions: Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> list[Record]:
-        """One ledger record for each metric. `conditions`, such as a limit, keep it apart from the plain measurement."""
+        """One ledger record for each metric. `conditions`, such as a limit, keep it apart from the plain score."""
         return [
             record(
                 kind="score",

@@ -1,6 +1,6 @@
 """How numbers are written in tables, plots and cards: three digits that mean something, and a unit."""
 
-STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K"))
 MISSING = "not measured"
 
 
@@ -18,7 +18,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def short(value: float, digits: int = 3) -> str:
-    """A large number with k, M, G or T.
+    """A large number with K, M, G or T.
 
     >>> short(15_570_688), short(2.1e9), short(999), short(999_999)
     ('15.6 M', '2.10 G', '999', '1.00 M')

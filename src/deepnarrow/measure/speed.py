@@ -212,9 +212,13 @@ class Subject:
             self.memory = self.weights + peak.bytes
 
     def answer_once(self) -> None:
-        """One round: encode; answer the whole batch; answer one example."""
+        """One round: encode; answer the whole batch; answer one example.
+
+        It begins with an encoding that is not timed, so that the caches hold this model and not the one before it.
+        """
 
         def encode() -> None:
+            self.encode()
             self.note("encode", elapsed(self.encode, self.device))
 
         def answer_batch() -> None:

@@ -40,14 +40,16 @@ MAY_GROW = ("name", "shapes", "seeds")  # what a study in a folder may be change
 Say = Callable[[str], None]
 
 
-def run_study(study: Study, out: Path, *, device: str = "auto", say: Say | None = None) -> list[Record]:
-    """Do what is not done yet and return every record of the study.
+def run_study(
+    study: Study, out: Path, *, device: str = "auto", command: str | None = None, say: Say | None = None
+) -> list[Record]:
+    """Do what is not done yet and return every record of the study. `command` is how to do it again, for the report.
 
     Raises `UserError` where `out` holds another study, and what its parts raise: an interrupt leaves everything so that
     the same call goes on.
     """
     say = say or announce
-    enter(study, out)
+    enter(study, out, command)
     work = Work(study=study, out=out, device=device, say=say, corpus=corpus_of(study, out, say))
     tasks = [(plan, get(plan.name)) for plan in study.tasks]
     stages = [(shape, seed) for seed in study.seeds for shape in work.shapes]
@@ -175,7 +177,7 @@ class Work:
             ledger.append(self.ledger, to_records(timing))
 
 
-def enter(study: Study, out: Path) -> None:
+def enter(study: Study, out: Path, command: str | None) -> None:
     """Write down what this folder's study is, or check that it is this one."""
     path = out / FILE
     if path.exists():
@@ -188,7 +190,7 @@ def enter(study: Study, out: Path) -> None:
             )
     elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and holds no study; choose another --out")
-    write_json(path, study.to_json())
+    write_json(path, {**study.to_json(), "command": command})
 
 
 def corpus_of(study: Study, out: Path, say: Say) -> Corpus:

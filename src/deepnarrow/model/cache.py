@@ -44,7 +44,8 @@ class Cache:
     def bias(self, tokens: int) -> Tensor:
         """Position bias [1, H, tokens, position + tokens] of the next tokens; it hides later ones from earlier ones."""
         keys, zero = self.position + tokens, self.length - 1  # `zero` is where offset 0 stands
-        return along_diagonals(self.bias_HO[:, zero + 1 - keys : zero + tokens], tokens, keys)
+        # laid out afresh, since CUDA kernels want rows that start on aligned addresses
+        return along_diagonals(self.bias_HO[:, zero + 1 - keys : zero + tokens], tokens, keys).contiguous()
 
     def extend(self, layer: int, new: KeysValues) -> KeysValues:
         """Write the new tokens' keys and values of one layer; return those of all tokens so far."""

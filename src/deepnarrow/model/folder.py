@@ -19,7 +19,7 @@ from deepnarrow.model.published import read_config, write_config
 from deepnarrow.model.t5 import NO_FLOAT16, T5
 from deepnarrow.model.tensors import read_tensors
 from deepnarrow.model.weights import as_tied, from_published, listed, to_published
-from deepnarrow.shapes import Shape, parse
+from deepnarrow.shapes import Shape, parse, published
 from deepnarrow.text import tokenizer as tokenizers
 from deepnarrow.text.tokenizer import Tokenizer
 
@@ -77,9 +77,10 @@ def find(name: str | Path, revision: str | None = None) -> Found:
     if text.startswith(("/", ".", "~")) or text.count("/") > 1 or "\\" in text:
         raise UserError(f"no folder {text}")
     if "/" not in text and is_shape(text):
+        known = [entry.id for entry in published(parse(text))][:3]
         raise UserError(
-            f"{text} is a shape, which has no weights yet, and there is no folder of that name; pretrain it "
-            f"(deepnarrow pretrain --shape {text} ...) or name published weights (google/t5-efficient-{text})"
+            f"{text} is a shape, which has no weights of its own, and there is no folder of that name; "
+            + (f"published with weights: {', '.join(known)}" if known else f"deepnarrow pretrain --shape {text} ...")
         )
     fetched = hub_files.fetch(text, revision)
     return Found(fetched.folder, fetched.origin)
@@ -122,12 +123,10 @@ def read_settings(folder: Path) -> dict:
 
 def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> T5:
     """The model of a Hugging Face T5 folder, on the CPU."""
-    published = read_config(read_settings(folder), where=str(folder / "config.json"))
+    said = read_config(read_settings(folder), where=str(folder / "config.json"))
     tensors = read_tensors(folder, dtype)
-    shape = as_tied(published.shape, tensors)
-    state = from_published(
-        tensors, shape, scaled=published.scaled, may_lack_output=published.may_lack_output, where=str(folder)
-    )
+    shape = as_tied(said.shape, tensors)
+    state = from_published(tensors, shape, scaled=said.scaled, may_lack_output=said.may_lack_output, where=str(folder))
     with torch.device("meta"):
         model = T5(shape, dropout=dropout)
     model.load_state_dict(state, assign=True)

@@ -21,7 +21,6 @@ from deepnarrow.model.limits import Limits, Output, Tell
 from deepnarrow.model.t5 import T5
 
 COLDEST = 1e-6  # float32 cannot tell a lower temperature from 0
-FIRST_LOOK = 512  # a nucleus is nearly always within so many ids, and finding those is cheaper than sorting all
 BELOW_ONE = 1 - 2.0**-40  # a share of the whole that no rounding makes the whole
 
 
@@ -101,13 +100,17 @@ def shares(logits_AV: Tensor, temperature: float, top_k: int | None, top_p: floa
 
 def nucleus_edge(share_AV: Tensor, top_p: float) -> Tensor:
     """The least probability [A, 1] inside each nucleus."""
-    count = min(FIRST_LOOK, share_AV.shape[-1])
-    while True:
-        top = share_AV.topk(count).values
-        inside = top.cumsum(-1, dtype=torch.float64) - top < top_p  # what stands before an id is not yet enough
-        if count == share_AV.shape[-1] or not bool(inside[:, -1].any()):
-            return top.gather(1, inside.sum(-1, keepdim=True) - 1)
-        count = share_AV.shape[-1]
+    falling_AV = falling(share_AV)
+    before_AV = falling_AV.cumsum(-1, dtype=torch.float64) - falling_AV
+    inside_A1 = (before_AV < top_p).sum(-1, keepdim=True)  # an id belongs if those before it are not yet enough
+    return falling_AV.gather(1, inside_A1 - 1)
+
+
+def falling(x_AV: Tensor) -> Tensor:
+    """Each row sorted, largest first. On a CPU by NumPy, whose vectorised sort is many times faster than torch's."""
+    if x_AV.device.type != "cpu":
+        return x_AV.sort(descending=True).values
+    return torch.from_numpy(np.sort(x_AV.numpy(), axis=-1)).flip(-1)
 
 
 def draw(share_AV: Tensor, uniform_A: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def read_pickle(file: Path) -> Iterator[tuple[str, Tensor]]:
             f"{file} cannot be read as plain tensors ({first_line(error)}); it is broken, or it holds Python objects, "
             "which are not run: convert it to safetensors"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # torch's reader meets cut-off bytes with whatever error they lead to
         raise UserError(broken(file, error)) from None
     if not isinstance(state, dict):
         raise UserError(f"{file} holds a {type(state).__name__}, not a dictionary of tensors")

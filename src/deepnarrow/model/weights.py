@@ -14,6 +14,7 @@ from torch import Tensor
 from deepnarrow.errors import UserError
 from deepnarrow.model.t5 import T5
 from deepnarrow.shapes import Shape
+from deepnarrow.shapes.counts import parameters
 
 ATTENTION = {"query": "q", "key": "k", "value": "v", "output": "o"}
 
@@ -94,6 +95,9 @@ def from_published(
     own behind that factor, the factor is put into the matrix: we scale before the embedding only. `may_lack_output`
     allows an untied matrix to be absent where it equals the embedding.
     """
+    stated, held = parameters(plain(shape)).total, sum(tensor.numel() for tensor in tensors.values())
+    if stated > 100 * held:  # before a nonsense shape is laid out, if only without memory
+        raise UserError(f"{where} holds {held:,} numbers, but config.json ({shape}) asks for {stated:,}")
     found = settle(tensors, shape, scaled=scaled, where=where)
     if may_lack_output and not shape.tied and shape.decoder_layers and "shared.weight" in found:
         found.setdefault("lm_head.weight", found["shared.weight"].clone())

@@ -19,7 +19,10 @@ from deepnarrow.files import sha256
 from deepnarrow.tasks.baselines import Baseline
 from deepnarrow.tasks.metrics import Metric
 
-__all__ = ["Loaded", "Pair", "Source", "Task", "add", "answers", "column", "get", "hub", "load", "load_pairs", "names"]
+__all__ = [
+    "Loaded", "Pair", "Row", "Source", "Task", "add", "answers", "column", "describe", "get", "hub", "load",
+    "load_pairs", "names", "text",
+]  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -62,7 +65,6 @@ class Task:
     name: str
     version: int
     about: str  # one line
-    paper: str
     sources: Mapping[str, Source]
     to_pair: Callable[[Row], Pair | None]
     metrics: tuple[Metric, ...]
@@ -70,6 +72,7 @@ class Task:
     input_tokens: int
     target_tokens: int
     labels: tuple[str, ...] | None = None
+    paper: str | None = None
 
     @property
     def main_metric(self) -> str:

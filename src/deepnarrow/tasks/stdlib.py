@@ -10,6 +10,7 @@ tested in one task is not trained on in the other. A text that occurs twice is k
 import platform
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from itertools import accumulate
 
 from deepnarrow.errors import UserError
 from deepnarrow.tasks import Pair, Row, Source, Task, add, text
@@ -87,14 +88,11 @@ def split_of(name: str) -> str:
     """The split that an item belongs to, by its qualified name alone.
 
     >>> split_of("json.decoder:JSONDecoder"), split_of("textwrap:dedent")
-    ('train', 'test')
+    ('test', 'validation')
     """
-    place, end = int(digest(name)[-8:], 16) % 100, 0
-    for split, share in SHARES.items():
-        end += share
-        if place < end:
-            break
-    return split
+    place = int(digest(name)[-8:], 16) % 100
+    ends = zip(SHARES, accumulate(SHARES.values()), strict=True)
+    return next(split for split, end in ends if place < end)
 
 
 def digest(name: str) -> str:
@@ -118,7 +116,6 @@ add(
         name="stdlib_topic",
         version=1,
         about="Which part of Python's library a docstring or comment speaks of: eight areas of equal size",
-        paper="none: this Python's own library",
         sources=splits(topics),
         to_pair=topic_pair,
         metrics=(accuracy,),
@@ -134,7 +131,6 @@ add(
         name="stdlib_summary",
         version=1,
         about="The summary line of a docstring in Python's library, from the rest of the docstring",
-        paper="none: this Python's own library",
         sources=splits(summaries),
         to_pair=summary_pair,
         metrics=(rouge1, rouge2, rougeL),

@@ -144,7 +144,7 @@ class _Build:
             self._finish(1)
         else:
             shutil.rmtree(self.out / HELD_OUT)
-        for left in self.out.glob("**/.*.tmp"):  # of an earlier process, killed while it wrote one
+        for left in list(self.out.glob("**/.*.tmp")):  # of an earlier process, killed while it wrote one
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._finish(0)
 
@@ -299,12 +299,13 @@ class _Meter:
 
 def _pieces(texts: Iterable[str], tokenizer: "Tokenizer", held_out_every: int | None) -> Iterator[Piece]:
     for batch in _batches(texts):
-        encoded = [whole(text).encode() for text in batch]
+        clean = [whole(text) for text in batch]
         ids: tuple[list[list[int]], list[list[int]]] = ([], [])
         sizes = [0, 0]
-        for data, raw in zip(encoded, tokenizer.encode_batch([data.decode() for data in encoded]), strict=True):
+        for text, raw in zip(clean, tokenizer.encode_batch(clean), strict=True):
             found = _ordinary(raw, tokenizer)
-            if found:  # an empty text, or white space alone, is no document
+            if found and not text.isspace():  # an empty text, or white space alone, is no document
+                data = text.encode()
                 part = int(held_out_every is not None and _hash(data) % held_out_every == 0)
                 ids[part].append(found)
                 sizes[part] += len(data)
@@ -316,10 +317,11 @@ def _ordinary(ids: list[int], tokenizer: "Tokenizer") -> list[int]:
 
     Inside a row they would be read as what they are not: a page about T5 that says `<pad>` would end there.
     """
-    first, last = tokenizer.eos + 1, tokenizer.size - tokenizer.sentinels
-    if ids and min(ids) >= first and max(ids) < last:
+    lowest = tokenizer.sentinel(tokenizer.sentinels - 1) if tokenizer.sentinels else tokenizer.size
+    if ids and min(ids) > tokenizer.eos and max(ids) < lowest:
         return ids
-    return [index for index in ids if first <= index < last]
+    special = {tokenizer.pad, tokenizer.eos, *map(tokenizer.sentinel, range(tokenizer.sentinels))}
+    return [index for index in ids if index not in special]
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""The few fields we need of a SentencePiece model file, which is one protocol-buffer message (sentencepiece_model.proto).
+"""The few fields we need of a SentencePiece model file, one protocol-buffer message (sentencepiece_model.proto).
 
     ModelProto       1 pieces*   2 trainer_spec   3 normalizer_spec
     SentencePiece    1 piece     2 score (float)  3 type

@@ -1,12 +1,21 @@
 """SentencePiece unigram models (Kudo 2018, arXiv:1804.10959), as T5's spiece.model, with the sentinels set on top.
 
-T5's model is lossy: it has no pieces for `{`, `}`, `~`, `<`, a backslash or a newline. Newlines and tabs become spaces, runs of
-spaces one space; a character without a piece becomes the unknown id and cannot be decoded. Models trained here can
-keep every character with `byte_fallback`.
+T5's model is lossy: it has no pieces for `{`, `}`, `~`, `<`, a backslash or a newline. Newlines and tabs become spaces,
+runs of spaces one space; a character without a piece becomes the unknown id and cannot be decoded. Models trained
+here can keep every character with `byte_fallback`.
 
 The library knows nothing of sentinels, so the text is cut at them here, in the reference's manner (tokenizer_json.py):
 a special token is matched wherever its exact name stands; the text behind it starts with U+2581 only if it starts
 with white space.
+
+Ids are exactly the sentencepiece library's. From those of the same model's tokenizer.json they differ in three cases:
+    ties     two cuts of nearly the same score ("----" as "-", "---" or "---", "-"): the library adds scores up in
+             float32 over the whole text, tokenizers in float64 word by word; in 6.1 million ids of test data 115 cuts
+             fall elsewhere, in 23 of 3,963 documents
+    U+0085   at the end of a text: unknown here, stripped as white space there
+    marks    a combining mark right behind a character that the map rewrites (a no-break space, a full-width letter, a
+             fraction) is kept or composed here and lost there, where the map is applied to grapheme clusters
+(tests/text/test_tokenizer.py compares every assigned code point; test_tokenizer_documents.py all documents.)
 """
 
 import json
@@ -61,8 +70,8 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         cleaned = [clean(text) for text in texts]
-        marked = [index for index, text in enumerate(cleaned) if self.special.search(text)]
-        plain = ["" if index in set(marked) else text for index, text in enumerate(cleaned)] if marked else cleaned
+        marked = {index for index, text in enumerate(cleaned) if self.special.search(text)}
+        plain = ["" if index in marked else text for index, text in enumerate(cleaned)] if marked else cleaned
         found: list[list[int]] = self.engine.encode(plain, num_threads=min(cores(), max(1, len(plain))))
         for index in marked:
             found[index] = self.encode_around(cleaned[index])

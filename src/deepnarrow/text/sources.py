@@ -150,11 +150,13 @@ def end_of_piece(text: str, start: int) -> int:
 
 
 def hub_records(spec: str) -> Iterator[Record]:
-    """Stream a data set: hub:OWNER/NAME, then :CONFIGURATION and :SPLIT where wanted; the split is "train" by default."""
+    """Stream a data set: hub:OWNER/NAME, then :CONFIGURATION and :SPLIT where wanted; by default the split "train"."""
     name, *parts = spec.removeprefix("hub:").split(":")
     if not name or len(parts) > 2 or name.count("/") > 1:
-        raise UserError(f"cannot read {spec}; write hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME:CONFIG:SPLIT")
-    split = parts.pop() if parts and (len(parts) == 2 or parts[0].split("[")[0] in SPLITS) else "train"
+        raise UserError(
+            f"cannot read {spec}; write hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME:CONFIG:SPLIT"
+        )
+    split = parts.pop() if parts and (len(parts) == 2 or parts[0] in SPLITS) else "train"
     config = parts[0] if parts else None
     try:
         from datasets import load_dataset

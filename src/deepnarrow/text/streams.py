@@ -7,11 +7,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import zstandard
 
 from deepnarrow.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 BLOCK = 2**20  # bytes
 COMPRESSED = (".gz", ".zst")
@@ -27,16 +30,44 @@ def opened(path: Path) -> Iterator[BinaryIO]:
                 yield file  # type: ignore[misc]
         elif path.suffix == ".zst":
             with path.open("rb") as packed:
-                reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
-                with io.BufferedReader(reader, BLOCK) as file:  # type: ignore[arg-type]
-                    yield file
+                yield io.BufferedReader(Zstandard(packed), BLOCK)
         else:
             with path.open("rb") as file:
                 yield file
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except DAMAGED as error:
-        raise UserError(f"{path} is damaged or not a {path.suffix} file ({error}); fetch or compress it again") from None
+        raise UserError(
+            f"{path} is damaged or not a {path.suffix} file ({error}); fetch or compress it again"
+        ) from None
+
+
+class Zstandard(io.RawIOBase):
+    """The content of all frames of a .zst file. The library's own reader takes a file cut short for a whole one."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self.packed, self.waiting = packed, memoryview(b"")
+        self.frame = zstandard.ZstdDecompressor().decompressobj()
+        self.inside = False  # a frame has begun and not ended
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer).cast("B")
+        while not self.waiting:
+            packed = self.frame.unused_data or self.packed.read(2**14)
+            if not packed:
+                if self.inside:
+                    raise EOFError("it ends in the middle of a frame")
+                return 0
+            if self.frame.eof:
+                self.frame = zstandard.ZstdDecompressor().decompressobj()
+            self.waiting = memoryview(self.frame.decompress(packed))
+            self.inside = not self.frame.eof
+        size = min(len(view), len(self.waiting))
+        view[:size], self.waiting = self.waiting[:size], self.waiting[size:]
+        return size
 
 
 def suffix(path: Path) -> str:
@@ -50,7 +81,7 @@ def suffix(path: Path) -> str:
 
 
 def text_blocks(file: BinaryIO, path: Path) -> Iterator[str]:
-    """A file's text in blocks, line ends as `\\n`, without a byte order mark. Bytes that are not UTF-8 are a UserError."""
+    """A file's text in blocks, line ends as `\\n`, no byte order mark. Bytes that are not UTF-8 are a UserError."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     offset = 0  # bytes decoded before this block

@@ -50,7 +50,11 @@ class JsonTokenizer(Tokenizer):
         pad, eos, unk = (vocabulary.get(name) for name in NAMES)
         check_layout(origin, pad=pad, eos=eos, unk=unk)
         self.size = max(vocabulary.values()) + 1
-        named = {int(match[1]): index for name, index in vocabulary.items() if (match := SENTINEL.fullmatch(name.removeprefix(SPACE)))}
+        named = {
+            int(match[1]): index
+            for name, index in vocabulary.items()
+            if (match := SENTINEL.fullmatch(name.removeprefix(SPACE)))
+        }
         self.sentinels = len(named)
         self.top = named.get(0, self.size - 1)
         if named != {n: self.top - n for n in range(len(named))}:

@@ -32,8 +32,8 @@ def train(
 
     `vocab` counts everything: 4096 with 100 sentinels is 3,996 pieces, of which padding, EOS and unknown are three.
     The result depends on the texts, their order and the options alone, not on the machine. Reading stops after
-    `max_bytes` of text, since the trainer holds all of it in memory. `byte_fallback` spends 256 pieces on bytes, so that
-    no character is lost; T5's own vocabulary does without. `character_coverage` is the share of the text's
+    `max_bytes` of text, since the trainer holds all of it in memory. `byte_fallback` spends 256 pieces on bytes, so
+    that no character is lost; T5's own vocabulary does without. `character_coverage` is the share of the text's
     characters that must have a piece.
 
     Raises UserError where the corpus is empty, or too small or too varied for the vocabulary.

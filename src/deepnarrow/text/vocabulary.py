@@ -26,7 +26,7 @@ class Tokenizer(ABC):
     kind: str  # "sentencepiece", "json" or "bytes"
     size: int  # ids 0 .. size-1 exist, sentinels included
     sentinels: int
-    fingerprint: str  # SHA-256, hexadecimal; equal fingerprints give equal ids (see `fingerprint_of`)
+    fingerprint: str  # SHA-256, hexadecimal, of all that decides ids; a spiece.model and its tokenizer.json share one
     pad: int = 0
     eos: int = 1
     unk: int = 2
@@ -41,7 +41,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids: padding and EOS dropped, sentinels kept as `<extra_id_0>`, ids outside 0 .. size-1 passed over."""
+        """Text of ids: padding and EOS dropped, sentinels kept as `<extra_id_0>`, ids outside 0 .. size-1 left out."""
 
     @abstractmethod
     def piece(self, index: int) -> str:
@@ -87,7 +87,7 @@ def fingerprint_of(**parts: object) -> str:
     """SHA-256 of everything that decides ids, in one canonical writing.
 
     >>> fingerprint_of(kind="bytes", sentinels=125)[:12]
-    'df5ef2cb0d5b'
+    '6f3294e5c86d'
     """
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
 

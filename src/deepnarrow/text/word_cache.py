@@ -1,9 +1,9 @@
 """Ids word by word, remembered: the same ids as the whole text at several times the speed.
 
 A T5 tokenizer.json cuts the normalised text before every U+2581 and runs its unigram model on each word alone, so a
-word's ids do not depend on its neighbours. Two things could still cross the space between words, and send a text
-the slow way: an added token that swallows spaces, and the normaliser, which works on grapheme clusters and joins a space to a combining
-mark behind it or a prepended sign before it (Unicode Annex 29, rules GB9 to GB9b).
+word's ids do not depend on its neighbours. Two things could still cross the space between words, and send a text the
+slow way: an added token that swallows spaces, and the normaliser, which works on grapheme clusters and joins a space
+to a combining mark behind it or a prepended sign before it (Unicode Annex 29, rules GB9 to GB9b).
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 WORDS = 2**18  # remembered at most, about 70 MB
 LONGEST = 40  # characters; longer words seldom come twice
 
-# Characters that no grapheme cluster joins to a space: Latin, Greek, Cyrillic, punctuation, currency, kana, Han, Hangul.
+# Characters that no cluster joins to a space: Latin, Greek, Cyrillic, punctuation, currency, kana, Han, Hangul.
 APART = (
     "!-~\u00a1-\u00ac\u00ae-\u02ff\u0391-\u0482\u048a-\u052f\u1e00-\u1eff\u2010-\u2027\u2030-\u205e\u20a0-\u20c0"
     "\u2190-\u23ff\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3"
@@ -32,7 +32,9 @@ def is_word_wise(layout: dict[str, Any], normalise: Callable[[str], str]) -> boo
         and splitting.get("replacement") == "\u2581"
         and splitting.get("split", True)
         and splitting.get("prepend_scheme") in ("first", "always")
-        and not any(token["lstrip"] or token["rstrip"] or token["content"].split() != [token["content"]] for token in tokens)
+        and not any(
+            token["lstrip"] or token["rstrip"] or token["content"].split() != [token["content"]] for token in tokens
+        )
         and not any(token["normalized"] or token["single_word"] for token in tokens)
         and normalise(" a\tb\nc\rd   e \n") == " a b c d\u2581e"
     )

@@ -69,16 +69,14 @@ class Adafactor(Optimizer):
         state["step"] += 1
         keep = 1 - float(state["step"]) ** -DECAY
         if "row" in state:
-            # mean of squares over one side = (norm / sqrt(length))^2, which never stores the squares
-            row = torch.linalg.vector_norm(gradient, dim=-1).square_().div_(gradient.shape[-1]).add_(EPSILON_GRADIENT)
-            column = (
-                torch.linalg.vector_norm(gradient, dim=-2).square_().div_(gradient.shape[-2]).add_(EPSILON_GRADIENT)
-            )
-            state["row"].mul_(keep).add_(row, alpha=1 - keep)
-            state["column"].mul_(keep).add_(column, alpha=1 - keep)
+            squares = gradient.square()
+            for key, side in (("row", -1), ("column", -2)):
+                mean = squares.mean(dim=side).add_(EPSILON_GRADIENT)
+                state[key].mul_(keep).add_(mean, alpha=1 - keep)
             # second moment ~ row x column / mean(row)
             row_factor = (state["row"] / state["row"].mean(dim=-1, keepdim=True)).rsqrt_()
-            return (gradient * row_factor.unsqueeze(-1)).mul_(state["column"].rsqrt().unsqueeze(-2))
+            direction = torch.mul(gradient, row_factor.unsqueeze(-1), out=squares)
+            return direction.mul_(state["column"].rsqrt().unsqueeze(-2))
         state["moment"].mul_(keep).add_(gradient.square().add_(EPSILON_GRADIENT), alpha=1 - keep)
         return state["moment"].rsqrt().mul_(gradient)
 

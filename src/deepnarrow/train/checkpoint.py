@@ -6,7 +6,7 @@ RUN/checkpoints/step-00000200/
     optimizer.safetensors, state.json                    what going on needs besides
 """
 
-import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def steps(out: Path) -> list[int]:
 def save(out: Path, model: T5, tokenizer: Tokenizer | None, optimizer: Optimizer, state: State, *, keep: int) -> Path:
     """Write a checkpoint of this step, point `checkpoints.json` at it, and drop the ones no longer kept."""
     folder = out / "checkpoints" / name(state.step)
-    with disk_errors(), whole_folder(folder) as temporary:
+    with disk_errors(folder), whole_folder(folder) as temporary:
         save_model(model, tokenizer, temporary)
         save_file(optim.state_tensors(optimizer, model), temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", state.to_json())
@@ -127,7 +127,7 @@ def readable(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
     """safetensors reports a full disk in its own way; make it the operating system's error again."""
     try:
         yield
@@ -136,4 +136,4 @@ def disk_errors() -> Iterator[None]:
         if not number:
             raise
         code = int(number[1])
-        raise OSError(code, "No space left on device" if code == errno.ENOSPC else str(error)) from None
+        raise OSError(code, os.strerror(code), str(folder)) from None

@@ -23,9 +23,9 @@ class Config:
     >>> config = Config(shape="tiny-dl2", steps=100, batch=8, input_length=128)
     >>> Config.from_json(config.to_json()) == config
     True
-    >>> Config.from_json(config.to_json() | {"leraning_rate": 1.0})
+    >>> Config.from_json(config.to_json() | {"warm_up": 1.0})
     Traceback (most recent call last):
-    deepnarrow.errors.UserError: unknown key 'leraning_rate' in a training config; did you mean learning_rate?
+    deepnarrow.errors.UserError: unknown key 'warm_up' in a training config; did you mean warmup or warmup_start?
     """
 
     # the work

@@ -14,7 +14,7 @@ from deepnarrow.tasks import Pair, Task
 from deepnarrow.text.batches import Batch, PairBatches, encode_pairs, padded
 from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.train.config import PAIRS, Config
-from deepnarrow.train.loop import Evaluate, Result, train
+from deepnarrow.train.loop import Began, Evaluate, Result, train
 from deepnarrow.train.pretrain import HELD_OUT_BATCH, weights_fingerprint
 
 EncodedPairs = list[tuple[list[int], list[int]]]
@@ -33,6 +33,7 @@ def finetune(
     peak_flops: float | None = None,
     tensorboard: bool = True,
     quiet: bool = False,
+    began: Began | None = None,
 ) -> Result:
     """Train a copy of `opened.model` on pairs of text; of several accepted answers the first is the target.
 
@@ -67,6 +68,7 @@ def finetune(
         peak_flops=peak_flops,
         tensorboard=tensorboard,
         quiet=quiet,
+        began=began,
     )
 
 

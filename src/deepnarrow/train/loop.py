@@ -35,6 +35,7 @@ from deepnarrow.train.tracking import Log, cut_log, note
 
 Batches = Callable[[int], Batch]
 Evaluate = Callable[[T5], Mapping[str, float]]
+Began = Callable[[int], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -65,12 +66,14 @@ def train(
     peak_flops: float | None = None,
     tensorboard: bool = True,
     quiet: bool = False,
+    began: Began | None = None,
 ) -> Result:
     """Train `model` in place and keep the run in `out`; go on where a run of the same config was left there.
 
     `batches(n)` is the data of step n, from 0. Every `eval_every` steps and at the end, `held_out` gives a loss and
     `evaluate` scores, its first one the metric that "best" means; without it the held-out loss is. `peak_flops`, in
-    FLOP/s, turns speed into a share of the peak. `origin["fingerprints"]` must be the same when a run goes on.
+    FLOP/s, turns speed into a share of the peak. `origin["fingerprints"]` must be the same when a run goes on. `began`
+    is told the step to go on from, once nothing is left that could refuse.
 
     Raises `UserError` where `out` belongs to another run, a checkpoint is damaged, or a number is no longer finite;
     `Interrupted` after SIGINT or SIGTERM, with everything saved.
@@ -87,7 +90,9 @@ def train(
             config=config, model=model, optimizer=optimizer, state=state, out=out, tokenizer=tokenizer, device=device,
             held_out=held_out, evaluate=evaluate, peak_flops=peak_flops,
         )  # fmt: skip
-        log = Log(out, step=state.step, tensorboard=tensorboard)
+        if began is not None:
+            began(state.step)
+        log = Log(out, step=state.step, tensorboard=tensorboard and state.step < config.steps)
         try:
             with shown(config, state, quiet) as bar, Lookahead(batches, config.steps) as ahead:
                 run.until_done(ahead, log, bar, signals)

@@ -14,7 +14,7 @@ from deepnarrow.shapes import parse
 from deepnarrow.text.batches import Batch, CorpusBatches, fixed_batches
 from deepnarrow.text.corpus import Corpus
 from deepnarrow.train.config import PAIRS, Config
-from deepnarrow.train.loop import Evaluate, Result, train
+from deepnarrow.train.loop import Began, Evaluate, Result, train
 
 T5_VOCAB = 32_128
 HELD_OUT_BATCH = 16  # examples at once; the held-out loss does not depend on it
@@ -31,6 +31,7 @@ def pretrain(
     peak_flops: float | None = None,
     tensorboard: bool = True,
     quiet: bool = False,
+    began: Began | None = None,
 ) -> Result:
     """Train `config.shape` on a corpus, from weights drawn by `config.seed` or from those of `initial`.
 
@@ -69,6 +70,7 @@ def pretrain(
         peak_flops=peak_flops,
         tensorboard=tensorboard,
         quiet=quiet,
+        began=began,
     )
 
 

@@ -22,6 +22,8 @@ FILE = "run.json"
 @contextmanager
 def lock(out: Path) -> Iterator[None]:
     """Hold the run for this process. The operating system lets go of it however the process ends."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give --out a folder, new or of a run to go on with")
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as file:
         try:

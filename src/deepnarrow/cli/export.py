@@ -1,0 +1,43 @@
+"""`deepnarrow export`: a model as a folder for transformers."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a Hugging Face folder or a hub name.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; a model folder there is replaced.")],
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, which halves the file.")] = "float32",
+    to: Annotated[str, typer.Option(help="The format: hf, for transformers.")] = "hf",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Write a run as a folder that transformers loads: its best checkpoint if one is marked, else its last.
+
+    What transformers has no word for (tied keys and values, fewer key/value heads, shared stacks) is written out as
+    equal tensors: it computes the same, in more memory, and this program reads the compact model back.
+
+    \b
+    Example:
+      deepnarrow export runs/squad --out squad-small
+      deepnarrow export google/t5-efficient-tiny --out tiny-bf16 --dtype bfloat16
+    """
+    from deepnarrow.hub.export import export as write
+
+    written = write(model, out, dtype=dtype, to=to)
+    if as_json:
+        import json
+
+        record = written._asdict() | {"folder": str(written.folder), "shape": str(written.shape)}
+        print(json.dumps(record, indent=2))
+        return
+    print(f"{written.folder}: {written.shape}, {written.parameters:,} parameters, {written.dtype}")
+    print(f"from {written.origin}")
+    for name, size in written.files.items():
+        print(f"  {name:<24} {size:>13,} bytes")
+    if not written.has_tokenizer:
+        print("The source has no tokenizer, so this folder has none either.")
