@@ -22,13 +22,13 @@ import torch
 from deepnarrow import machine
 from deepnarrow.files import append_json
 from deepnarrow.measure.ceilings import gemm_gflops
-from deepnarrow.model.folder import save_model
+from deepnarrow.model.folder import open_model, save_model
 from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
 from deepnarrow.shapes import parse
 from deepnarrow.shapes.counts import parameters, training_step_flops
-from deepnarrow.text.batches import Batch, CorpusBatches
-from deepnarrow.text.corpus import open_corpus
+from deepnarrow.text.batches import Batch, CorpusBatches, fixed_batches
+from deepnarrow.text.corpus import Corpus, open_corpus
 from deepnarrow.train import loss, optim
 from deepnarrow.train.config import Config
 from deepnarrow.train.schedule import rate
@@ -74,7 +74,7 @@ class Theirs:
         found.backward()
         optim.set_rate(self.optimizer, rate(self.config, number))
         self.optimizer.step()
-        return float(found)
+        return float(found.detach())
 
 
 def main() -> None:
@@ -128,10 +128,24 @@ def main() -> None:
         "gemm_gflops": round(median(peaks), 1), "threads": torch.get_num_threads(),
         "machine": machine.describe(), "versions": machine.versions(), "commit": machine.commit(),
     }  # fmt: skip
+    if asked.out:
+        summary["held_out_loss"] = held_out(engines, corpus, config, asked.out)
     show(summary)
     if asked.out:
         draw(rows, asked.out, summary)
     print(json.dumps(summary))
+
+
+def held_out(engines: list, corpus: Corpus, config: Config, out: Path) -> dict[str, float]:
+    """Nats per target token of both models on the corpus' held-out part; theirs goes through our loader on the way."""
+    part = corpus.held_out()
+    if part is None:
+        return {}
+    batches = fixed_batches(part, batch=config.batch, input_length=config.input_length)
+    save_model(engines[0].model, corpus.tokenizer(), out / "model")
+    engines[1].model.save_pretrained(out / "reference")
+    models = {"deepnarrow": engines[0].model, "transformers": open_model(out / "reference").model}
+    return {name: round(loss.held_out_loss(model, batches, device=CPU), 4) for name, model in models.items()}
 
 
 def summarise(rows: list[dict], tokens: int, flops: int, peak: float, names: list[str]) -> dict:

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from deepnarrow.errors import UserError
 from deepnarrow.files import write_json
-from deepnarrow.hub.cards import MADE, card, write_card
+from deepnarrow.hub.cards import MADE, card, write_card, write_cards
 from deepnarrow.hub.front_matter import front_matter
 from deepnarrow.measure.ledger import Record, append
 from deepnarrow.shapes import counts, parse
@@ -89,7 +89,7 @@ def test_complexity_is_counted_and_measured(text: str) -> None:
     assert found["training step"][0] == "OOM"
     assert found["peak memory while answering"] == ["77.7 MB"]
     assert found["peak memory while training"] == ["not measured"]
-    assert "processor Invented CPU, cores 2" in text
+    assert "Invented CPU, 2 cores, 16.0 GiB, Linux x86_64" in text
     assert "timed with random weights" in text
 
 
@@ -97,7 +97,8 @@ def test_shape_and_training_are_told_also_of_the_run_before(text: str) -> None:
     shape = {row[0]: row[1] for row in rows(text, "Shape")}
     assert shape["parameters"] == f"{counts.parameters(parse(SHAPE)).total:,}"
     assert shape["encoder layers"] == "8"
-    now, before = (rows(f"\n## Training\n{part}", "Training") for part in text.split("### Before that"))
+    first, second = text.split("\n## Training\n")[1].split("### Before that")
+    now, before = (rows(f"\n## Training\n{part}", "Training") for part in (first, second))
     assert ["pairs", "5,000"] in now
     assert ["`learning_rate`", "0.001"] in now
     assert ["tokens", "123,456"] in before
@@ -153,6 +154,11 @@ def test_an_unlearned_task_is_a_limitation(study: Path) -> None:
     assert "Not shown to be better than an answer without a model: squad exact match." in text
 
 
+def test_a_card_tells_no_paths_of_ones_own_machine(text: str, study: Path) -> None:
+    assert str(study) not in text
+    assert ".../pretrain/checkpoints/step-00000500" in text
+
+
 def test_checkpoints_of_a_run_are_the_run(study: Path) -> None:
     elsewhere = replace(SCORE, model=str(study / "runs/squad/checkpoints/step-00000500"))
     assert "**41.26**" in card(study / "runs/squad", [elsewhere])
@@ -170,6 +176,12 @@ def test_a_card_someone_wrote_is_not_overwritten(study: Path) -> None:
     other = write_card(study / "runs/squad", out=study / "CARD.md")
     assert MADE in other.read_text("utf-8")
     assert write_card(study / "runs/squad", out=other) == other, "its own it does"
+
+
+def test_every_run_of_a_study_gets_a_card(study: Path) -> None:
+    written = write_cards(study)
+    assert [path.relative_to(study).as_posix() for path in written] == ["cards/pretrain.md", "cards/squad.md"]
+    assert all("**41.26**" in path.read_text("utf-8") for path in written)
 
 
 def test_a_folder_that_is_no_run_teaches(tmp_path: Path) -> None:

@@ -91,6 +91,13 @@ def test_without_intervals_nothing_is_proven() -> None:
     assert "not proven" in found.reason
 
 
+def test_one_seed_settles_nothing() -> None:
+    points = [Point("a", 1, 50, 48, 52), Point("b", 4, 60, 57, 63)]
+    found = recommend(points, seeds_known=False)
+    assert (found.name, found.settled) == ("b", False)
+    assert "chance in training is not ruled out" in found.reason
+
+
 def test_one_shape_alone_is_no_comparison() -> None:
     found = recommend([Point("a", 1, 50, 48, 52)])
     assert (found.name, found.settled) == ("a", False)

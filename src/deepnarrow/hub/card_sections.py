@@ -1,15 +1,18 @@
 """The sections of a model card, each a piece of Markdown made from records, `run.json` or the shape."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from deepnarrow.measure.ledger import Record, select
 from deepnarrow.measure.numbers import MISSING, percent, short, significant
+from deepnarrow.measure.page import machine_text as describe_machine
 from deepnarrow.measure.timing import PHASES
 from deepnarrow.shapes import Shape, counts
+from deepnarrow.train.config import PAIRS
 from deepnarrow.train.run_folder import read_run
 
+NOISE = ("density", "mean_span")  # of objectives that corrupt text; pairs do not
 LENGTHS = (512, 114)  # T5's in pretraining, for counting FLOPs where nothing was timed
 
 
@@ -21,7 +24,7 @@ def origin(about: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def introduction(about: Mapping[str, Any], shape: Shape) -> str:
     task, start = origin(about).get("task"), origin(about).get("model")
-    made = f"fine-tuned on `{task}` from `{start}`" if task else "pretrained"
+    made = f"fine-tuned on `{task}` from `{public(str(start))}`" if task else "pretrained"
     return (
         f"A T5 encoder-decoder of the shape `{shape}`, {short(counts.parameters(shape).total)} parameters, {made} with "
         "DeepNarrow. Deep and narrow shapes follow Tay et al. 2022, *Scale Efficiently* "
@@ -67,7 +70,8 @@ def stage(about: Mapping[str, Any], own: Sequence[Record]) -> str:
     ]
     prints = told.get("fingerprints")
     data += [(f"fingerprint: {key}", f"`{str(value)[:16]}`") for key, value in (prints or {}).items() if value]
-    config = [(key, plain(value)) for key, value in about["config"].items() if value is not None]
+    unused = NOISE if about["config"].get("objective") == PAIRS else ()
+    config = [(key, plain(value)) for key, value in about["config"].items() if value is not None and key not in unused]
     measured = [
         (one.metric.replace("_", " "), f"{significant(one.value, 4)} {one.unit}")
         for one in select(own, kind="training")
@@ -98,9 +102,19 @@ def earlier_run(about: Mapping[str, Any], run: Path) -> Mapping[str, Any] | None
 def plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(plain(one) for one in value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        return str(value)
-    return f"{value:,}"
+    if isinstance(value, str):
+        return public(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def public(text: str) -> str:
+    """A path of one's own machine without what lies above it: a card is read by others.
+
+    >>> public("/home/ada/study/runs/a/checkpoints/step-00000100"), public("hub:owner/name"), public("notes/a.txt")
+    ('.../a/checkpoints/step-00000100', 'hub:owner/name', 'notes/a.txt')
+    """
+    path = PurePath(text)
+    return "/".join(["...", *path.parts[-3:]]) if path.is_absolute() and len(path.parts) > 4 else text
 
 
 def performance(scores: Sequence[Record], tuned: Sequence[Record]) -> str:
@@ -256,7 +270,8 @@ ids = tokenizer("your text", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=64)[0], skip_special_tokens=True))
 ```
 
-A run's checkpoints are such folders (`RUN/checkpoints/step-...`); `deepnarrow export RUN --out FOLDER` writes one by itself."""
+A run's checkpoints are such folders (`RUN/checkpoints/step-...`); `deepnarrow export RUN --out FOLDER` writes one
+by itself."""
 
 
 def limitations(about: Mapping[str, Any], scores: Sequence[Record]) -> str:
@@ -305,7 +320,7 @@ def machine_text(one: Record) -> str:
 def machine_of(machine: Any) -> str:
     if not isinstance(machine, dict) or not machine:
         return MISSING
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items())
+    return describe_machine(machine)
 
 
 def versions_of(versions: Any) -> str:

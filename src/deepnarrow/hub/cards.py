@@ -105,6 +105,19 @@ def write_card(
     return path
 
 
+def write_cards(study: Path, *, out: Path | None = None) -> list[Path]:
+    """Write a card for every run of a study into its folder `cards`, each named by the run's path."""
+    ledger = study / ledgers.FILE
+    records = ledgers.read(ledger)
+    written = []
+    for path in sorted((study / "runs").rglob(RUN)):
+        run = path.parent
+        name = "-".join(run.relative_to(study / "runs").parts)
+        written.append((out or study / "cards") / f"{name}.md")
+        write_text(written[-1], card(run, records, ledger=ledger))
+    return written
+
+
 def nearest_ledger(run: Path) -> Path | None:
     for folder in (run.resolve(), *run.resolve().parents):
         if (folder / ledgers.FILE).is_file():

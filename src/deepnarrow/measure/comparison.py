@@ -141,6 +141,7 @@ class Comparison:
             cost=cost.label,
             show_cost=cost.show,
             show_quality=lambda value: measure.show(abs(value) if measure.lower_is_better else value),
+            seeds_known=all(row.scores[measure].seeds_known for row in self.rows if measure in row.scores),
         )
 
 
@@ -300,6 +301,9 @@ def find_measures(comparison: Comparison, wanted: Sequence[str] = ()) -> list[Me
     for name in wanted:
         fits = [one for one in comparison.measures if name in (one.task, one.metric, one.key)]
         if not fits:
-            raise UserError(f"no score called {name!r}; {nearest(name, [one.key for one in comparison.measures])}")
+            names = dict.fromkeys(
+                text for one in comparison.measures for text in (one.key, one.metric, one.task) if text
+            )
+            raise UserError(f"no score called {name!r}; {nearest(name, names)}")
         found |= dict.fromkeys(fits)
     return list(found)

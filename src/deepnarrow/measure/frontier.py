@@ -84,7 +84,7 @@ def bounds(point: Point) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """`settled` is True where the intervals tell the best shape from every cheaper one. `tied` names the cheaper
+    """`settled` is True where the intervals, seeds included, tell the best shape from every cheaper one. `tied` names the cheaper
     shapes that they do not tell from the best, cheapest first."""
 
     name: str
@@ -101,8 +101,11 @@ def recommend(
     cost: str = "cost",
     show_cost: Callable[[float], str] = lambda cost: f"{cost:,.4g}",
     show_quality: Callable[[float], str] = lambda quality: f"{quality:.1f}",
+    seeds_known: bool = True,
 ) -> Recommendation:
     """Choose the best shape, or the cheapest of those the evidence cannot tell from it.
+
+    `seeds_known` False: the intervals leave out what another seed of training would give, so they settle nothing.
 
     >>> recommend([Point("a", 1, 58, 55, 61), Point("b", 4, 60, 57, 63)], quality="EM", cost="ms").name
     'a'
@@ -135,7 +138,9 @@ def recommend(
             )
         else:
             reason = f"{best.name} scores best ({says(best)}) and no other shape costs less in {cost}."
-        return Recommendation(name=best.name, best=best.name, reason=reason, settled=not bare)
+        if not bare and not seeds_known:
+            reason += " With one seed for each shape, chance in training is not ruled out."
+        return Recommendation(name=best.name, best=best.name, reason=reason, settled=not bare and seeds_known)
     pick = tied[0]
     share = f"{show_cost(pick.cost)} against {show_cost(best.cost)}"
     reason = (

@@ -7,11 +7,13 @@ table under the plot still has it.
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 RADII = (9.0, 13.0, 18.0, 25.0, 34.0, 46.0, 60.0, 78.0)
 DIRECTIONS = 16
 CROSSED = 1.6  # the price of crossing a soft box, where the next larger radius costs 1
+SIDEWAYS = 0.2  # a sine or cosine below it counts as straight
 CLOSE = 20.0  # beyond this distance a name needs a line to its point
 
 
@@ -61,8 +63,8 @@ def place(
     for (x, y), (width, height) in zip(points, sizes, strict=True):
         best: tuple[float, Spot] | None = None
         for order, radius in enumerate(RADII):
-            for step in range(DIRECTIONS):
-                box = beside(x, y, width, height, radius, 2 * math.pi * step / DIRECTIONS)
+            for step, leaning in product(range(DIRECTIONS), (True, False)):
+                box = beside(x, y, width, height, radius, 2 * math.pi * step / DIRECTIONS, leaning)
                 if not box.inside(frame) or any(box.overlap(other) for other in taken):
                     continue
                 covered = [box.overlap(other) for other in soft]
@@ -82,12 +84,17 @@ def unhandy(step: int) -> float:
     return 1 - math.cos(angle - math.pi / 6)
 
 
-def beside(x: float, y: float, width: float, height: float, radius: float, angle: float) -> Box:
-    """A box that touches the circle of `radius` around (x, y) in the direction `angle`."""
+def beside(x: float, y: float, width: float, height: float, radius: float, angle: float, leaning: bool) -> Box:
+    """A box at the distance `radius` from (x, y) in the direction `angle`.
+
+    `leaning` lets a box above or below reach to both sides of the point; else it keeps to its own side, and so clears
+    what is drawn straight above and below the point.
+    """
     cos, sin = math.cos(angle), math.sin(angle)
-    anchor_x, anchor_y = x + radius * cos, y + radius * sin
-    left = anchor_x - width * (1 - cos) / 2
-    bottom = anchor_y - height * (1 - sin) / 2
+    side = cos if leaning else math.copysign(1.0, cos) * (abs(cos) > SIDEWAYS)
+    lift = sin if leaning else math.copysign(1.0, sin) * (abs(sin) > SIDEWAYS)
+    left = x + radius * cos - width * (1 - side) / 2
+    bottom = y + radius * sin - height * (1 - lift) / 2
     return Box(left, bottom, left + width, bottom + height)
 
 

@@ -102,7 +102,9 @@ def read(path: Path) -> list[Record]:
     another version, and a number read by half is worse than none.
     """
     if not path.is_file():
-        raise UserError(f"no ledger at {path}; a study writes one, or `deepnarrow evaluate` and `deepnarrow bench` with --ledger")
+        raise UserError(
+            f"no ledger at {path}; a study writes one, or `deepnarrow evaluate` and `deepnarrow bench` with --ledger"
+        )
     records = []
     for number, row in enumerate(read_json_lines(path), start=1):
         try:

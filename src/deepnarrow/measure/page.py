@@ -80,8 +80,9 @@ def asset(name: str) -> str:
 def subtitle(comparison: Comparison, measures: Sequence[Measure]) -> str:
     scored = [row for row in comparison.rows if row.scores]
     what = listed([measure.name for measure in measures])
-    seeds = max(score.seeds for row in scored for score in row.scores.values())
-    return f"{counted(len(scored), 'shape')}, judged by {what}, {counted(seeds, 'seed')} each at most."
+    seeds = [score.seeds for row in scored for score in row.scores.values()]
+    least = "" if min(seeds) == max(seeds) else f"{min(seeds)} to "
+    return f"{counted(len(scored), 'shape')}, judged by {what}, {least}{counted(max(seeds), 'seed')} each."
 
 
 def counted(number: int, noun: str) -> str:

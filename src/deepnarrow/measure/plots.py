@@ -25,6 +25,7 @@ POINTS_PER_INCH = 72
 LOG_FROM = 6.0  # the ratio of largest to smallest cost from which a logarithmic axis shows more
 TEXT = 12.0
 SMALL = 11.0
+TOP = 44  # room for the upright axis' label
 STYLE: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": TEXT,
@@ -64,7 +65,7 @@ def frontier_plot(
     left out; `names` gives each point's short name. `baseline`, a name and a score, is a dashed line.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = blank(size, top=34, left=52)
+        figure, axes = blank(size, top=TOP, left=52)
         best = frontier(points)
         kept = {point.name for point in best}
         _scales(axes, points, cost, baseline)
@@ -242,8 +243,9 @@ def loss_plot(curves: Sequence[Curve], *, label: str, size: Size, colours: Mappi
     keeps its colour from plot to plot; after eight the palette begins again, dashed."""
     with mpl.rc_context(STYLE):
         short = short_names([curve.name for curve in curves])
-        widest = max(len(name) for name in short.values())
-        figure, axes = blank(size, top=34, left=52, right=min(size.width * 0.42, widest * SMALL * 0.66 + 20))
+        room = max(len(name) for name in short.values()) * SMALL * 0.66 + 20
+        beside = room < size.width * 0.42  # else the names stand in the corner that falling curves leave free
+        figure, axes = blank(size, top=TOP, left=52, right=room if beside else 14)
         named: set[str] = set()
         ends: list[tuple[float, float, str, str]] = []
         for curve in curves:
@@ -263,7 +265,7 @@ def loss_plot(curves: Sequence[Curve], *, label: str, size: Size, colours: Mappi
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         quality = Axis(label=label, show=lambda value: f"{value:g}")
         _axis_labels(figure, axes, Axis(label="steps", show=str), quality, size)
-        _name_ends(axes, ends)
+        (_name_ends if beside else _name_corner)(axes, ends)
     return figure
 
 
@@ -289,6 +291,15 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
                   scalex=False, scaley=False)  # fmt: skip
         label_x, label_y = from_pixels.transform((text_x, at))
         axes.text(label_x, label_y, name, color=colour, fontsize=SMALL, va="center", gid=f"name:{name}")
+
+
+def _name_corner(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names one below the other in the upper right, in the order of the lines' ends."""
+    for row, (_, _, name, colour) in enumerate(sorted(ends, key=lambda end: -end[1])):
+        axes.annotate(
+            name, (1, 1), xycoords="axes fraction", xytext=(-2, -row * (SMALL + 4)), textcoords="offset points",
+            ha="right", va="top", fontsize=SMALL, color=colour, gid=f"name:{name}",
+        )  # fmt: skip
 
 
 # Files and page

@@ -1,7 +1,7 @@
 """What a model's speed is, as one frozen value, and how it enters the ledger."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from statistics import quantiles
 from typing import Any, NamedTuple
 
@@ -46,7 +46,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One timed part. `milliseconds` is None when it did not run; `outcome` says why: "OOM", or "not asked".
+    """One timed part. `milliseconds` is None when it did not run; `outcome` says why: "OOM", or "no decoder".
 
     `flops` counts matrix products by `shapes.counts`, for the whole batch. `bytes` is what one decoding step must read
     at least: weights once and caches.
@@ -111,7 +111,6 @@ class Timing:
     train_step: Phase | None
     peak_memory_mb: float | None
     train_peak_memory_mb: float | None
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def train_tokens_per_second(self) -> float | None:
@@ -139,7 +138,6 @@ class Timing:
             "peak_memory_mb": self.peak_memory_mb,
             "train_peak_memory_mb": self.train_peak_memory_mb,
             "train_tokens_per_second": self.train_tokens_per_second,
-            "notes": list(self.notes),
         }
         for name, phase in self.phases():
             spread = phase.milliseconds

@@ -9,13 +9,13 @@ tested in one task is not trained on in the other. A text that occurs twice is k
 
 import platform
 from collections.abc import Callable, Iterator
-from hashlib import sha256
-from itertools import accumulate
 
 from deepnarrow.errors import UserError
 from deepnarrow.tasks import Pair, Row, Source, Task, add, text
 from deepnarrow.tasks.baselines import COMMONEST_LABEL, FIRST_SENTENCE
 from deepnarrow.tasks.metrics import accuracy, rouge1, rouge2, rougeL
+from deepnarrow.text import builtin
+from deepnarrow.text.builtin import SHARES, digest, split_of
 
 PACKAGES = {  # area -> the top-level packages whose prose belongs to it
     "concurrency": "asyncio concurrent contextvars multiprocessing queue sched selectors subprocess threading",
@@ -35,7 +35,6 @@ AREAS = tuple(PACKAGES)
 AREA_OF = {package: area for area, packages in PACKAGES.items() for package in packages.split()}
 MOST = 400  # items of an area: the large ones are cut to this, so that no label is the obvious guess
 LEAST_WORDS, MOST_WORDS = 8, 80  # of a text to be sorted into an area
-SHARES = {"train": 70, "validation": 15, "test": 15}  # percent
 
 
 def topic_pair(row: Row) -> Pair:
@@ -59,8 +58,6 @@ def summary_pair(row: Row) -> Pair:
 
 def topics() -> Iterator[tuple[str, Row]]:
     """Qualified name and row of each item: docstrings and comments of the areas, as many of each as of the others."""
-    from deepnarrow.text import builtin
-
     found: dict[str, dict[str, str]] = {area: {} for area in AREAS}
     seen = set()
     for prose, name in sorted(builtin.documents(), key=lambda document: digest(document[1])):
@@ -77,26 +74,9 @@ def topics() -> Iterator[tuple[str, Row]]:
 
 def summaries() -> Iterator[tuple[str, Row]]:
     """Qualified name and row of each docstring with a summary line and a body; none has either twice."""
-    from deepnarrow.text import builtin
-
     for record in builtin.records():
         name = f"{record['module']}:{record['name']}".rstrip(":")
         yield name, {"name": name, "summary": record["summary"], "body": " ".join(record["body"].split())}
-
-
-def split_of(name: str) -> str:
-    """The split that an item belongs to, by its qualified name alone.
-
-    >>> split_of("json.decoder:JSONDecoder"), split_of("textwrap:dedent")
-    ('test', 'validation')
-    """
-    place = int(digest(name)[-8:], 16) % 100
-    ends = zip(SHARES, accumulate(SHARES.values()), strict=True)
-    return next(split for split, end in ends if place < end)
-
-
-def digest(name: str) -> str:
-    return sha256(name.encode()).hexdigest()
 
 
 def splits(items: Callable[[], Iterator[tuple[str, Row]]]) -> dict[str, Source]:

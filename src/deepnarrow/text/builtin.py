@@ -14,8 +14,9 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from functools import cache
+from hashlib import sha256
 from inspect import cleandoc
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ LEFT_OUT = {
     "test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "turtledemo", "_bundled", "encodings",
     "pydoc_data", "__pycache__", "__phello__",
 }  # fmt: skip
+SHARES = {"train": 70, "validation": 15, "test": 15}  # percent of the items
 COMMENT_LINES = 3  # shorter comments speak of the line below them
 COMMON_WORDS = (
     "a about after all also an and any are as at be been before between both but by can could do does each either else "
@@ -61,6 +63,43 @@ def documents() -> Iterator[tuple[str, str]]:
     yield from _documents()
 
 
+def training_documents() -> Iterator[tuple[str, str]]:
+    """The same for a model that will be judged on `validation` or `test`: without what falls to them, and without a
+    paragraph that they share with a text of `train`, as the functions of one family often do.
+    """
+    judged = {
+        key(one) for spoken in library() if split_of(source(spoken)) != "train" for one in paragraphs(spoken.text)
+    }
+    for text, name in _documents():
+        kept = [paragraph for paragraph in text.split("\n\n") if key(paragraph) not in judged]
+        if kept and split_of(name) == "train":
+            yield "\n\n".join(kept), name
+
+
+def key(paragraph: str) -> str:
+    """What makes two paragraphs the same."""
+    return " ".join(paragraph.lower().split())
+
+
+def source(spoken: Spoken) -> str:
+    return f"{spoken.module}:{spoken.name}".rstrip(":")
+
+
+def split_of(name: str) -> str:
+    """The split that an item belongs to, by its qualified name alone: one added or removed moves no other.
+
+    >>> split_of("json.decoder:JSONDecoder"), split_of("textwrap:dedent")
+    ('test', 'validation')
+    """
+    place = int(digest(name)[-8:], 16) % 100
+    ends = zip(SHARES, accumulate(SHARES.values()), strict=True)
+    return next(split for split, end in ends if place < end)
+
+
+def digest(name: str) -> str:
+    return sha256(name.encode()).hexdigest()
+
+
 def records() -> Iterator[dict[str, str]]:
     """Docstrings with a summary line and a body, as PEP 257 sets them: the line, a blank line, the rest.
 
@@ -81,12 +120,11 @@ def _documents() -> tuple[tuple[str, str], ...]:
     for spoken in library():
         fresh = []
         for paragraph in paragraphs(spoken.text):
-            key = " ".join(paragraph.lower().split())
-            if key not in seen:
-                seen.add(key)
+            if key(paragraph) not in seen:
+                seen.add(key(paragraph))
                 fresh.append(paragraph)
         if fresh:
-            found.append(("\n\n".join(fresh), f"{spoken.module}:{spoken.name}".rstrip(":")))
+            found.append(("\n\n".join(fresh), source(spoken)))
     return tuple(found)
 
 

@@ -1,8 +1,8 @@
 """SentencePiece unigram models (Kudo 2018, arXiv:1804.10959), as T5's spiece.model, with the sentinels set on top.
 
-T5's model is lossy: it has no pieces for `{`, `}`, `~`, `<`, a backslash or a newline. Newlines and tabs become spaces,
-runs of spaces one space; a character without a piece becomes the unknown id and cannot be decoded. Models trained
-here can keep every character with `byte_fallback`.
+T5's model is lossy: it has no pieces for `{`, `}`, `<`, `~`, `^`, a backquote, a backslash or a newline. Newlines and
+tabs become spaces, runs of spaces one space; a character without a piece becomes the unknown id and cannot be decoded.
+Models trained here can keep every character with `byte_fallback`.
 
 The library knows nothing of sentinels, so the text is cut at them here, in the reference's manner (tokenizer_json.py):
 a special token is matched wherever its exact name stands; the text behind it starts with U+2581 only if it starts

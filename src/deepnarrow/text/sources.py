@@ -5,6 +5,7 @@
     c4.jsonl.zst       one document a line, in the field "text"
     wiki.parquet       one document a row
     builtin:python     the English prose in this Python's standard library (see builtin.py)
+    builtin:python-train   the same without what the tasks made from it validate and test on
     hub:allenai/c4:en:validation      a data set of the Hugging Face hub, streamed; configuration and split if wanted
 
 Memory stays flat whatever the size. A document's `source` names file and line. Empty documents, and records whose
@@ -21,6 +22,8 @@ from deepnarrow.text.records import TABLES, Record, read_records
 from deepnarrow.text.streams import opened, suffix, text_blocks
 
 TEXTS = (".txt", ".text", ".md")
+TRAIN = "builtin:python-train"
+BUILTIN = ("builtin:python", TRAIN)
 WHOLE = 2**20  # characters; a longer text file is cut
 PIECE = 100_000  # characters at which the next blank line ends a document of a long file
 SPLITS = ("train", "validation", "test")
@@ -66,7 +69,8 @@ def unchecked_documents(spec: str | Path, field: str) -> Iterator[Document]:
     if is_builtin(name):
         from deepnarrow.text import builtin
 
-        yield from (Document(text, f"builtin:python:{source}") for text, source in builtin.documents())
+        found = builtin.training_documents() if name == TRAIN else builtin.documents()
+        yield from (Document(text, f"builtin:python:{source}") for text, source in found)
     elif name.startswith("hub:"):
         for record in hub_records(name):
             yield Document(text_of(record, field, name), f"{name}:{record.number}")
@@ -80,9 +84,9 @@ def unchecked_documents(spec: str | Path, field: str) -> Iterator[Document]:
 
 
 def is_builtin(name: str) -> bool:
-    if name.startswith("builtin:") and name != "builtin:python":
-        raise UserError(f"no built-in text named {name}; {nearest(name, ['builtin:python'])}")
-    return name == "builtin:python"
+    if name.startswith("builtin:") and name not in BUILTIN:
+        raise UserError(f"no built-in text named {name}; {nearest(name, BUILTIN)}")
+    return name in BUILTIN
 
 
 def text_of(record: Record, field: str, origin: str | Path) -> str:
