@@ -88,6 +88,20 @@ def test_files_are_whole_and_the_same_every_time() -> None:
     ElementTree.fromstring(svg(one))
 
 
+def test_names_do_not_cover_the_baselines() -> None:
+    points = [Point(f"tiny-el{at}", 1e6 * (at + 1), 50.0, 48.0, 52.0) for at in range(4)]
+    figure = frontier_plot(
+        points, cost=COST, quality=QUALITY, pick="tiny-el0", size=SIZES[1],
+        names=short_names([point.name for point in points]), baseline=("commonest label", 50.0),
+    )  # fmt: skip
+    (axes,) = figure.axes
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    (base,) = [text for text in axes.texts if text.get_gid() == "baseline name"]
+    named = [text for text in axes.texts if str(text.get_gid()).startswith("name:")]
+    assert named
+    assert not any(text.get_window_extent(renderer).overlaps(base.get_window_extent(renderer)) for text in named)
+
+
 @pytest.mark.parametrize(
     "points",
     [

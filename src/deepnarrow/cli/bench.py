@@ -114,12 +114,13 @@ def show(timings: "list[Timing]", best: "Ceilings", repeats: int) -> None:
     from rich.markup import escape
 
     from deepnarrow.cli.shapes import terminal_width
+    from deepnarrow.measure.numbers import counted
 
     at = timings[0].conditions
     console = Console(width=terminal_width(), highlight=False)
     console.print(
         f"\n[bold]{at.input_length}[/] tokens in, [bold]{at.target_length}[/] out, batch [bold]{at.batch}[/], "
-        f"{at.dtype}, {at.device}, {at.threads} threads, {repeats} rounds"
+        f"{at.dtype}, {at.device}, {counted(at.threads, 'thread')}, {counted(repeats, 'round')}"
     )
     for timing in timings:
         console.print(f"\n[bold]{escape(timing.name)}[/]  {headline(timing)}")

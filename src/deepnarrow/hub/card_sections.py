@@ -5,7 +5,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from deepnarrow.measure.ledger import Record, select
-from deepnarrow.measure.numbers import MISSING, percent, short, significant
+from deepnarrow.measure.numbers import MISSING, counted, percent, short, significant
 from deepnarrow.measure.page import machine_text as describe_machine
 from deepnarrow.measure.timing import PHASES
 from deepnarrow.shapes import Shape, counts
@@ -172,13 +172,13 @@ def how(one: Record) -> str:
 def complexity(shape: Shape, timings: Sequence[Record]) -> str:
     at = timings[0].conditions if timings else {}
     length, target = int(at.get("input_length", LENGTHS[0])), int(at.get("target_length", LENGTHS[1]))
-    parts = [counted(shape, length, target)]
+    parts = [counted_costs(shape, length, target)]
     if not timings:
         parts.append(f"Speed and memory: {MISSING}. `deepnarrow bench RUN --ledger FILE` measures them.")
         return "\n\n".join(parts)
     parts += [
         f"Measured on {machine_text(timings[0])}: {length:,} tokens in, {target:,} out, batch {at.get('batch')}, "
-        f"{at.get('dtype')}, {at.get('device')}, {at.get('threads')} threads, {timings[0].date}."
+        f"{at.get('dtype')}, {at.get('device')}, {counted(int(at.get('threads', 1)), 'thread')}, {timings[0].date}."
         + (
             ""
             if timings[0].model != str(shape)
@@ -193,7 +193,7 @@ def complexity(shape: Shape, timings: Sequence[Record]) -> str:
     return "\n\n".join(parts)
 
 
-def counted(shape: Shape, length: int, target: int) -> str:
+def counted_costs(shape: Shape, length: int, target: int) -> str:
     if not shape.decoder_layers:
         rows = [("reading the input", f"{short(counts.encode_flops(shape, input_length=length))}FLOP")]
     else:

@@ -84,8 +84,9 @@ def bounds(point: Point) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """`settled` is True where the intervals, seeds included, tell the best shape from every cheaper one. `tied` names the cheaper
-    shapes that they do not tell from the best, cheapest first."""
+    """`settled` is True where the intervals, seeds included, tell the best shape from every cheaper one. `tied` names
+    the cheaper shapes that they do not tell from the best, cheapest first.
+    """
 
     name: str
     best: str

@@ -57,3 +57,11 @@ def interval(value: float, low: float | None, high: float | None, places: int = 
     """
     text = f"{value:.{places}f}"
     return text if low is None or high is None else f"{text} ({low:.{places}f} to {high:.{places}f})"
+
+
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "shape"), counted(2, "shape")
+    ('1 shape', '2 shapes')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

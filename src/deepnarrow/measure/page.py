@@ -12,12 +12,11 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from deepnarrow.measure.comparison import COSTS, Comparison, CostKind, Measure, Row
-from deepnarrow.measure.frontier import Quality, Recommendation, frontier
-from deepnarrow.measure.numbers import MISSING, short, significant
+from deepnarrow.measure.comparison import Comparison, CostKind, Measure, Row
+from deepnarrow.measure.frontier import Quality, Recommendation
+from deepnarrow.measure.numbers import MISSING, counted, short, significant
+from deepnarrow.measure.page_table import conditions_text, table
 from deepnarrow.measure.palette import DARK, LIGHT, css
-
-TAGS = {"milliseconds": "time", "parameters": "parameters", "flops": "FLOPs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ def page(
         verdict(comparison, main),
         *(plots(comparison, one, number) for number, one in enumerate(sections)),
         losses(curves),
-        table(comparison, main),
+        table(comparison, main.measure, main.recommendation.name),
         reading(comparison),
         provenance(comparison, command),
     ]
@@ -83,14 +82,6 @@ def subtitle(comparison: Comparison, measures: Sequence[Measure]) -> str:
     seeds = [score.seeds for row in scored for score in row.scores.values()]
     least = "" if min(seeds) == max(seeds) else f"{min(seeds)} to "
     return f"{counted(len(scored), 'shape')}, judged by {what}, {least}{counted(max(seeds), 'seed')} each."
-
-
-def counted(number: int, noun: str) -> str:
-    """
-    >>> counted(1, "shape"), counted(2, "shape")
-    ('1 shape', '2 shapes')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -171,6 +162,7 @@ def plots(comparison: Comparison, section: Section, number: int) -> str:
     if number:
         sentence = f"<p><b>{escape(section.recommendation.name)}</b>: {escape(section.recommendation.reason)}</p>\n"
         sentence += f'<p class="notice">{escape(section.doubt)}</p>\n' if section.doubt else ""
+    heading = measure.name if measure.task else title_case(measure.name)  # a task's name is spelt as it is
     split = f", {measure.split}" if measure.split else ""
     version = f", task version {measure.version}" if measure.version is not None else ""
     turned = " The axis is turned round: a lower loss stands higher." if measure.lower_is_better else ""
@@ -178,7 +170,7 @@ def plots(comparison: Comparison, section: Section, number: int) -> str:
     key = KEY.format(base=f'<li><i class="k-base"></i>{escape(base.name)}, no learning</li>' if base else "")
     drawn = "\n".join(figure(plot) for plot in section.plots)
     return (
-        f'<section aria-labelledby="m{number}">\n<h2 id="m{number}">{escape(title_case(measure.name))}'
+        f'<section aria-labelledby="m{number}">\n<h2 id="m{number}">{escape(heading)}'
         f'</h2>\n<p class="note">Measured on {escape(measure.task or "held-out text")}{escape(split + version)}. '
         f"Up is better, left is cheaper.{turned}</p>\n{sentence}"
         f'{key}\n<div class="plots">\n{drawn}\n</div>\n</section>'
@@ -208,95 +200,6 @@ def losses(curves: Sequence[Plot]) -> str:
         "the steps may start above the plot: its fall would hide what follows.</p>\n"
         f'<div class="plots">\n{drawn}\n</div>\n</section>'
     )
-
-
-# Every shape
-
-
-def table(comparison: Comparison, section: Section) -> str:
-    on = {
-        name: {point.name for point in frontier(comparison.points(section.measure, cost))}
-        for name, cost in COSTS.items()
-    }
-    others = [measure for measure in comparison.measures if measure != section.measure]
-    heads = [
-        head("Shape", text=True),
-        '<th scope="col" class="left">On the frontier of</th>',
-        score_head(section.measure),
-        head("Parameters", sort="ascending"),
-        head("FLOPs"),
-        head("ms"),
-        head("ms / token"),
-        head("MB"),
-        *(score_head(measure) for measure in others),
-    ]
-    rows = "\n".join(table_row(row, others, section, on) for row in comparison.rows)
-    length, target = comparison.lengths
-    about = (
-        f"FLOPs are counted for reading {length:,} tokens and writing {target:,}. "
-        + (
-            f"ms: the median time of the same for one example; {conditions_text(comparison)}. "
-            if comparison.conditions
-            else ""
-        )
-        + "MB: the highest memory while answering, weights included. Small figures are 95 % intervals. "
-        f"Frontiers are those of {section.measure.name}."
-    )
-    return (
-        '<section aria-labelledby="shapes">\n<h2 id="shapes">Every shape</h2>\n'
-        f'<p class="note">{escape(about)} Press a heading to sort.</p>\n'
-        '<div class="scroll" role="region" aria-labelledby="shapes" tabindex="0">\n'
-        '<table class="sortable" data-says="sorted"><thead><tr>'
-        f"{''.join(heads)}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>\n</div>\n"
-        f'<p id="sorted" class="hidden" aria-live="polite"></p>\n{notes(comparison)}</section>'
-    )
-
-
-def head(name: str, *, text: bool = False, sort: str = "", first: str = "") -> str:
-    order = f' aria-sort="{sort}"' if sort else ""
-    data = (" data-text" if text else "") + (f' data-first="{first}"' if first else "")
-    return f'<th scope="col"{order}><button type="button"{data}>{escape(name)}</button></th>'
-
-
-def score_head(measure: Measure) -> str:
-    return head(measure.name, first="ascending" if measure.lower_is_better else "descending")
-
-
-def table_row(row: Row, others: Sequence[Measure], section: Section, on: Mapping[str, set[str]]) -> str:
-    tags = [TAGS[name] for name, names in on.items() if row.shape in names]
-    klass = "picked" if row.shape == section.recommendation.name else "" if tags or not row.scores else "out"
-    cells = [
-        f'<td class="left">{"".join(f"<span class=tag>{tag}</span>" for tag in tags) or "none"}</td>',
-        score_cell(row.scores.get(section.measure), section.measure),
-        cell(row.parameters, short(row.parameters)),
-        cell(row.flops, short(row.flops)),
-        cell(row.milliseconds, "" if row.milliseconds is None else significant(row.milliseconds), row.outcome),
-        cell(row.per_token, "" if row.per_token is None else significant(row.per_token), row.outcome),
-        cell(row.memory_mb, "" if row.memory_mb is None else significant(row.memory_mb), row.outcome),
-        *(score_cell(row.scores.get(measure), measure) for measure in others),
-    ]
-    attribute = f' class="{klass}"' if klass else ""
-    name = escape(row.shape)
-    return f'<tr{attribute}><th scope="row" data-value="{name}">{name}</th>{"".join(cells)}</tr>'
-
-
-def cell(value: float | None, text: str, outcome: str = "ok") -> str:
-    if value is None:
-        return f'<td data-value="">{escape(outcome if outcome != "ok" else MISSING)}</td>'
-    return f'<td data-value="{value!r}">{escape(text)}</td>'
-
-
-def score_cell(score: Quality | None, measure: Measure) -> str:
-    if score is None:
-        return f'<td data-value="">{MISSING}</td>'
-    between = ""
-    if score.low is not None and score.high is not None:
-        between = f" <small>{measure.show(score.low)} to {measure.show(score.high)}</small>"
-    return f'<td data-value="{score.value!r}">{measure.show(score.value)}{between}</td>'
-
-
-def notes(comparison: Comparison) -> str:
-    return "".join(f'<p class="notice">{escape(note)}</p>\n' for note in comparison.notes)
 
 
 # How to read it, and where it comes from
@@ -384,13 +287,6 @@ def machine_text(machine: Mapping[str, Any]) -> str:
         str(machine.get("system", "")),
     ]
     return ", ".join(part for part in parts if part)
-
-
-def conditions_text(comparison: Comparison) -> str:
-    at = comparison.conditions
-    length, target = comparison.lengths
-    threads = int(at.get("threads", 1))
-    return f"{length:,} tokens in, {target:,} out, {at.get('dtype')}, {at.get('device')}, {counted(threads, 'thread')}"
 
 
 def versions_text(comparison: Comparison) -> str:

@@ -12,6 +12,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -69,12 +70,12 @@ def frontier_plot(
         best = frontier(points)
         kept = {point.name for point in best}
         _scales(axes, points, cost, baseline)
-        _baseline(axes, baseline)
+        taken = _baseline(axes, baseline)
         _staircase(axes, best)
         for point in sorted(points, key=lambda one: one.name in kept):
             _mark(axes, point, on=point.name in kept, picked=point.name == pick)
         _axis_labels(figure, axes, cost, quality, size)
-        _name_points(figure, axes, points, kept, pick, names)
+        _name_points(figure, axes, points, kept, pick, names, taken)
     return figure
 
 
@@ -118,15 +119,17 @@ def _scales(axes: Axes, points: Sequence[Point], cost: Axis, baseline: tuple[str
     axes.yaxis.set_major_locator(MaxNLocator(6))
 
 
-def _baseline(axes: Axes, baseline: tuple[str, float] | None) -> None:
+def _baseline(axes: Axes, baseline: tuple[str, float] | None) -> list[Artist]:
+    """Draw the line and its name; the name is what later names must not cover."""
     if baseline is None:
-        return
+        return []
     name, value = baseline
     axes.axhline(value, color=LIGHT["soft"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1, gid="baseline")
-    axes.annotate(
+    text = axes.annotate(
         name, (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
         ha="right", va="bottom", fontsize=SMALL, color=LIGHT["soft"], zorder=1.2, gid="baseline name",
     )  # fmt: skip
+    return [text]
 
 
 def _staircase(axes: Axes, best: Sequence[Point]) -> None:
@@ -168,6 +171,7 @@ def _name_points(
     kept: set[str],
     pick: str | None,
     names: Mapping[str, str],
+    taken: Sequence[Artist],
 ) -> None:
     """The recommended shape is named first, then the frontier, then the rest while there is room."""
     order = sorted(points, key=lambda one: (one.name != pick, one.name not in kept, one.cost))
@@ -188,7 +192,7 @@ def _name_points(
         at,
         [(box.width + 2, box.height) for box in boxes],
         frame=Box(frame.x0 + 2, frame.y0 + 2, frame.x1 + 10, frame.y1 + 6),
-        hard=[Box(x - 7, y - 7, x + 7, y + 7) for x, y in at],
+        hard=[*(Box(x - 7, y - 7, x + 7, y + 7) for x, y in at), *(_extent(one, renderer) for one in taken)],
         soft=[*_bars(axes, points), *_stairs(axes, frontier(points))],
     )
     for one, text, box, spot, (x, y) in zip(order, texts, boxes, spots, at, strict=True):
@@ -199,6 +203,11 @@ def _name_points(
         text.set_gid(f"name:{one.name}")
         if spot.tied:
             _tie(axes, spot, x, y)
+
+
+def _extent(artist: Artist, renderer: Any) -> Box:
+    box = artist.get_window_extent(renderer)
+    return Box(box.x0, box.y0, box.x1, box.y1)
 
 
 def _tie(axes: Axes, spot: Spot, x: float, y: float) -> None:
