@@ -48,7 +48,7 @@ def test_says_what_it_does_and_what_is_next(corpus: Path, tmp_path: Path, capsys
     assert run("--shape", SHAPE, "--corpus", corpus, "--out", out, "--steps", 10, *QUICK) == 0
     said, told = capsys.readouterr()
     assert "the vocabulary gets 384 rows, for the 384 ids of the corpus" in told
-    assert "from step 0 to 10, 4 x 64 tokens in, adafactor, linear 0.02" in told
+    assert "from step 0 to 10, 4 x 64 tokens in, adafactor, linear 0.03" in told
     assert said.splitlines()[0].startswith(f"{out}: {SHAPE}-v384, step 10: loss ")
     assert "held-out loss" in said
     assert f"next: deepnarrow finetune {out} --task TASK" in said

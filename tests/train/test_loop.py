@@ -230,6 +230,28 @@ def test_signal_during_an_evaluation_breaks_it_off_and_it_is_made_up_for(tmp_pat
     assert [row["step"] for row in log(out) if "score" in row] == [10, 20]
 
 
+def test_second_signal_leaves_at_once_and_safely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes in the middle of the saving that the first one asked for."""
+    out = tmp_path / "run"
+    write = checkpoint.save_file
+
+    def again(tensors: dict, path: Path) -> None:
+        write(tensors, path)
+        if "step-00000005" not in str(path):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+    monkeypatch.setattr(checkpoint, "save_file", again)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(config(), out, batches=stop_at(7))
+    assert not isinstance(caught.value, Interrupted)
+    monkeypatch.undo()
+    assert checkpoint.steps(out) == [5]
+    run(config(), out)
+    run(config(), tmp_path / "straight")
+    assert contents(out, 20) == contents(tmp_path / "straight", 20)
+
+
 def test_signal_handlers_and_random_numbers_are_given_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     drawn = []

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepnarrow.errors import UserError
-
 if TYPE_CHECKING:
     from deepnarrow.train.config import Config
     from deepnarrow.train.loop import Result
@@ -152,9 +150,3 @@ def report(result: "Result", config: "Config", *, as_json: bool, then: str) -> N
 
 def say(line: str) -> None:
     print(f"deepnarrow: {line}", file=sys.stderr, flush=True)
-
-
-def positive(name: str, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise UserError(f"--{name} must be at least 1, not {value}")
-    return value

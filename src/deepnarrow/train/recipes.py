@@ -69,9 +69,13 @@ def nanot5(shape: str, **changes: Any) -> Config:
 
 
 def miniature(shape: str, **changes: Any) -> Config:
-    """Minutes on two cores: short rows, few steps, and a rate that falls so that a short run ends well.
+    """Minutes on two cores: short rows, few steps, and a rate that falls to nothing so that a short run ends well.
 
-    The rate is T5's in its first 10,000 steps, 0.01, twice over at the start and gone at the end: see docs/training.md.
+    The rate was looked for with 400 steps of 16 x 64 tokens of web text, 2,048 pieces; held-out loss in nats per token:
+
+        d_model 128, 2 + 2 layers     Adafactor linear 0.01 4.703, 0.02 4.628, 0.05 4.552, 0.1 4.805
+                                      Adafactor as T5 (flat 0.01, no end) 4.637, AdamWScale linear 0.05 4.633
+        d_model 64, 12 + 12 layers    Adafactor linear 0.02 4.700, 0.05 4.688, 0.1 4.704
     """
     steps = int(changes.get("steps") or 1000)
     return _changed(
@@ -81,7 +85,7 @@ def miniature(shape: str, **changes: Any) -> Config:
         batch=32,
         input_length=128,
         optimizer="adafactor",
-        learning_rate=2e-2,
+        learning_rate=3e-2,
         schedule="linear",
         warmup=steps // 20,
         save_every=max(1, steps // 5),
@@ -149,8 +153,8 @@ def get(name: str, recipes: dict[str, Recipe]) -> Recipe:
 USUAL_RATES = {
     ("adafactor", "inverse_sqrt"): 1.0,
     ("adafactor", "constant"): 1e-2,
-    ("adafactor", "cosine"): 2e-2,
-    ("adafactor", "linear"): 2e-2,
+    ("adafactor", "cosine"): 3e-2,
+    ("adafactor", "linear"): 3e-2,
     ("adamw_scale", "inverse_sqrt"): 2.0,
     ("adamw_scale", "constant"): 1e-2,
     ("adamw_scale", "cosine"): 2e-2,
