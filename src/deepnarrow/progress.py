@@ -69,5 +69,5 @@ def progress(label: str, total: float | None, *, done: float = 0) -> Iterator[Ba
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=False) as live:
+    with Progress(*columns, console=Console(stderr=True), transient=False, redirect_stdout=False) as live:
         yield _LiveBar(live, live.add_task(label, total=total, completed=int(done), note=""))

@@ -74,9 +74,9 @@ def test_overlap_recommends_the_cheaper_and_says_so() -> None:
     assert "intervals overlap; more items or seeds would be needed" in found.reason
 
 
-def test_a_costlier_shape_that_overlaps_changes_nothing() -> None:
+def test_a_costlier_shape_that_overlaps_does_not_change_the_choice_but_leaves_it_open() -> None:
     found = recommend([Point("a", 1, 60, 57, 63), Point("b", 4, 59, 56, 62)], cost="ms")
-    assert (found.name, found.settled) == ("a", True)
+    assert (found.name, found.settled) == ("a", False)
     assert "no other shape costs less" in found.reason
 
 
@@ -173,3 +173,20 @@ def test_intervals_cover_what_they_promise() -> None:
             widths.append(one.high - one.low)
     assert np.mean(covered) >= 0.95
     assert np.mean(widths) < 0.2
+
+
+def test_the_cheapest_best_shape_does_not_claim_more_than_the_intervals_show() -> None:
+    found = recommend([Point("a", 1, 60, 57, 63), Point("b", 4, 59, 56, 62), Point("c", 5, 40, 37, 43)], cost="ms")
+    assert found.name == found.best == "a"
+    assert "b cost more, and the intervals overlap" in found.reason
+    assert not found.settled
+    assert recommend([Point("a", 1, 60, 57, 63), Point("c", 5, 40, 37, 43)], cost="ms").settled
+
+
+def test_no_interval_leaves_the_scale() -> None:
+    scores = {"a": [Measured(0.2, 0.0, 0.9, 50), Measured(0.9, 0.1, 1.5, 50)]}
+    wide, cut = over_seeds(scores)["a"], over_seeds(scores, least=0.0, most=100.0)["a"]
+    assert wide.low is not None
+    assert wide.low < 0.0
+    assert cut.low == 0.0
+    assert cut.high == wide.high

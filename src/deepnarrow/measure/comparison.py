@@ -6,6 +6,7 @@ threads), those that cover most shapes count. What is left out is said in `notes
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -32,6 +33,15 @@ class Measure(NamedTuple):
     @property
     def lower_is_better(self) -> bool:
         return self.metric in LOSSES
+
+    @property
+    def least(self) -> float:
+        """The lower end of the scale: a correlation's is -100 %, any other score's and a loss's is 0."""
+        return -100.0 if self.metric == "matthews" else 0.0
+
+    @property
+    def most(self) -> float:
+        return 100.0 if self.unit == "%" else math.inf
 
     @property
     def metric_name(self) -> str:
@@ -150,7 +160,7 @@ def compare(records: Iterable[Record]) -> Comparison:
     found = current(list(records))
     notes: list[str] = []
     chosen, measures = _scores(found, notes)
-    scores = {measure: _over_seeds(shapes) for measure, shapes in chosen.items()}
+    scores = {measure: _over_seeds(measure, shapes) for measure, shapes in chosen.items()}
     if not measures:
         raise UserError(
             "the ledger holds no score; `deepnarrow evaluate MODEL --task T --ledger FILE` or a study adds one"
@@ -206,11 +216,12 @@ def _version(one: Record) -> int:
     return -1 if one.task_version is None else one.task_version
 
 
-def _over_seeds(shapes: Mapping[str, Sequence[Record]]) -> dict[str, Quality]:
-    return over_seeds({
+def _over_seeds(measure: Measure, shapes: Mapping[str, Sequence[Record]]) -> dict[str, Quality]:
+    seeds = {
         shape: [Measured(float(one.value or 0.0), one.low, one.high, one.n) for one in _seeds(ones)]
         for shape, ones in shapes.items()
-    })  # fmt: skip
+    }
+    return over_seeds(seeds, least=measure.least, most=measure.most)
 
 
 def _baseline(shapes: Mapping[str, Sequence[Record]]) -> Baseline | None:

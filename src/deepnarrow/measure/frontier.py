@@ -118,6 +118,7 @@ def recommend(
     best = min(points, key=lambda one: (-one.quality, one.cost, one.name))
     cheaper = sorted((one for one in points if one.cost < best.cost), key=lambda one: (one.cost, -one.quality))
     tied = [one for one in cheaper if overlap(one, best)]
+    dearer = [one.name for one in points if one.cost >= best.cost and one is not best and overlap(one, best)]
     bare = best.low is None or any(one.low is None for one in cheaper)
 
     def says(one: Point) -> str:
@@ -139,9 +140,14 @@ def recommend(
             )
         else:
             reason = f"{best.name} scores best ({says(best)}) and no other shape costs less in {cost}."
+        if dearer:
+            reason += (
+                f" {' and '.join(dearer)} cost more, and the intervals overlap: that {best.name} scores higher is not "
+                "shown, only that paying more is not shown to gain anything."
+            )
         if not bare and not seeds_known:
             reason += " With one seed for each shape, chance in training is not ruled out."
-        return Recommendation(name=best.name, best=best.name, reason=reason, settled=not bare and seeds_known)
+        return Recommendation(name=best.name, best=best.name, reason=reason, settled=not bare and seeds_known and not dearer)
     pick = tied[0]
     share = f"{show_cost(pick.cost)} against {show_cost(best.cost)}"
     reason = (
@@ -152,15 +158,23 @@ def recommend(
     return Recommendation(name=pick.name, best=best.name, reason=reason, settled=False, tied=names)
 
 
-def over_seeds(scores: Mapping[str, Sequence[Measured]]) -> dict[str, Quality]:
-    """One `Quality` for each shape from the scores of its seeds; how, is told at the top of this file.
+def over_seeds(
+    scores: Mapping[str, Sequence[Measured]], *, least: float = -math.inf, most: float = math.inf
+) -> dict[str, Quality]:
+    """One `Quality` for each shape from the scores of its seeds; how, is told at the top of this file. No interval
+    reaches beyond `least` and `most`, the ends of the metric's scale.
 
     >>> one = over_seeds({"a": [Measured(50.0, 47.0, 53.0, 100)]})["a"]
     >>> one.low, one.high, one.seeds_known
     (47.0, 53.0, False)
     """
     deviation, freedom = pooled_deviation([[one.value for one in seeds] for seeds in scores.values()])
-    return {name: _quality(seeds, deviation, freedom) for name, seeds in scores.items() if seeds}
+    found = {name: _quality(seeds, deviation, freedom) for name, seeds in scores.items() if seeds}
+
+    def within(end: float | None) -> float | None:
+        return None if end is None else min(max(end, least), most)
+
+    return {name: one._replace(low=within(one.low), high=within(one.high)) for name, one in found.items()}
 
 
 def _quality(seeds: Sequence[Measured], deviation: float, freedom: int) -> Quality:

@@ -99,7 +99,7 @@ def verdict(comparison: Comparison, section: Section) -> str:
     found = section.recommendation
     row = next(row for row in comparison.rows if row.shape == found.name)
     chip = '<span class="chip sure">the evidence settles it</span>'
-    if not found.settled:
+    if not found.settled or section.doubt:
         chip = '<span class="chip open">not settled by the evidence</span>'
     doubt = f'<p class="notice">{escape(section.doubt)}</p>' if section.doubt else ""
     return (
