@@ -19,7 +19,7 @@ from deepnarrow.text import building
 from deepnarrow.text.byte_tokenizer import ByteTokenizer
 from deepnarrow.text.corpus import build, open_corpus
 from deepnarrow.text.shards import Stream
-from deepnarrow.text.sources import Document
+from deepnarrow.text.sources import Document, Memory
 
 BYTES = ByteTokenizer()
 SHARD = 1000  # tokens
@@ -504,3 +504,14 @@ def test_not_a_corpus(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="not a corpus"):
             open_corpus(folder)
+
+
+def test_texts_in_memory_are_a_source(tmp_path: Path) -> None:
+    letters = Memory("letters", ["Dear Ada,", "", "Dear Charles,"])
+    corpus = build([letters], BYTES, tmp_path / "corpus")
+    assert BYTES.decode(corpus.row(0, corpus.tokens).tolist()) == "Dear Ada,Dear Charles,"
+    assert corpus.sources[0].source == "memory:letters"
+    with pytest.raises(UserError, match="memory:bad:2 is a int, not text"):
+        build([Memory("bad", ["one", 2])], BYTES, tmp_path / "other")  # type: ignore[list-item]
+    with pytest.raises(UserError):
+        build([Memory("letters", ["Dear Ada,", "changed"])], BYTES, tmp_path / "corpus")

@@ -147,7 +147,9 @@ def recommend(
             )
         if not bare and not seeds_known:
             reason += " With one seed for each shape, chance in training is not ruled out."
-        return Recommendation(name=best.name, best=best.name, reason=reason, settled=not bare and seeds_known and not dearer)
+        return Recommendation(
+            name=best.name, best=best.name, reason=reason, settled=not bare and seeds_known and not dearer
+        )
     pick = tied[0]
     share = f"{show_cost(pick.cost)} against {show_cost(best.cost)}"
     reason = (

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, zip_longest
@@ -22,7 +22,7 @@ from deepnarrow.files import read_json, sha256, whole_folder, write_json
 from deepnarrow.progress import Bar, progress
 from deepnarrow.text.corpus import FORMAT, HELD_OUT, MANIFEST, PROGRESS, TOKENIZER, Corpus, open_corpus
 from deepnarrow.text.shards import DOCUMENTS, Stream, token_dtype
-from deepnarrow.text.sources import TABLES, TEXTS, files, is_builtin, unchecked_documents
+from deepnarrow.text.sources import TABLES, TEXTS, Memory, Spec, files, is_builtin, unchecked_documents
 from deepnarrow.text.vocabulary import whole
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Piece(NamedTuple):
 
 
 def build(
-    specs: Sequence[str | Path],
+    specs: Sequence[Spec],
     tokenizer: "Tokenizer",
     out: Path,
     *,
@@ -92,13 +92,14 @@ def build(
             open_corpus(out)
             _require_same(out, read_json(out / MANIFEST)["plan"], plan)
         else:
-            _Build(plan, tokenizer, out).run()
+            memory = {str(spec): spec for spec in specs if isinstance(spec, Memory)}
+            _Build(plan, tokenizer, out, memory).run()
         (out / PROGRESS).unlink(missing_ok=True)
     return open_corpus(out)
 
 
 def make_plan(
-    specs: Sequence[str | Path], tokenizer: "Tokenizer", *, text_field: str, shard_tokens: int, held_out: float
+    specs: Sequence[Spec], tokenizer: "Tokenizer", *, text_field: str, shard_tokens: int, held_out: float
 ) -> Plan:
     """Look at the sources and hash their files."""
     if not specs:
@@ -119,8 +120,8 @@ def make_plan(
 
 
 class _Build:
-    def __init__(self, plan: Plan, tokenizer: "Tokenizer", out: Path) -> None:
-        self.plan, self.tokenizer, self.out = plan, tokenizer, out
+    def __init__(self, plan: Plan, tokenizer: "Tokenizer", out: Path, memory: Mapping[str, Memory]) -> None:
+        self.plan, self.tokenizer, self.out, self.memory = plan, tokenizer, out, memory
         self.state = self._resume()
         self._save_tokenizer(out)
         dtype = token_dtype(tokenizer.size)
@@ -177,7 +178,8 @@ class _Build:
                     state.source, state.read = number, 0
                 meter.begin(number)
                 source = plan.sources[number]
-                found = unchecked_documents(source["file"] or source["source"], plan.field)
+                name = source["source"]
+                found = unchecked_documents(self.memory.get(name) or source["file"] or name, plan.field)
                 texts = (document.text for document in found)
                 for piece in _pieces(islice(texts, state.read, None), self.tokenizer, plan.held_out_every):
                     self._add(piece)
@@ -243,12 +245,13 @@ class _Build:
         raise UserError(f"{where}: no text found; check the source and --field (now {self.plan.field!r})")
 
 
-def _look_at(specs: Sequence[str | Path]) -> list[dict[str, Any]]:
+def _look_at(specs: Sequence[Spec]) -> list[dict[str, Any]]:
     """Every input file with its size and hash; a source without files as itself."""
     found: list[dict[str, Any]] = []
-    for spec in map(str, specs):
-        if is_builtin(spec):
-            texts = [document.text.encode() for document in unchecked_documents(spec, "text")]
+    for given in specs:
+        spec = str(given)
+        if isinstance(given, Memory) or is_builtin(spec):
+            texts = [document.text.encode() for document in unchecked_documents(given, "text")]
             found.append(_source(spec, None, sum(map(len, texts)), hashlib.sha256(b"\0".join(texts)).hexdigest()))
         elif spec.startswith("hub:"):
             found.append(_source(spec, None, None, None))

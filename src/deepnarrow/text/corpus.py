@@ -25,6 +25,7 @@ from deepnarrow.progress import progress
 from deepnarrow.text.shards import DOCUMENTS, START, Shard, shard_name
 
 if TYPE_CHECKING:
+    from deepnarrow.text.sources import Spec
     from deepnarrow.text.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -179,7 +180,7 @@ def open_corpus(folder: str | Path) -> Corpus:
 
 
 def build(
-    specs: Sequence[str | Path],
+    specs: "Sequence[Spec]",
     tokenizer: "Tokenizer",
     out: str | Path,
     *,

@@ -13,7 +13,8 @@ field is null, are passed over.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,25 @@ class Document(NamedTuple):
     source: str  # where it came from: "file.jsonl:17", "builtin:python:json.decoder:JSONDecoder"
 
 
-def documents(spec: str | Path, *, field: str = "text") -> Iterator[Document]:
+@dataclass(frozen=True)
+class Memory:
+    """Texts that a program already holds, as a source like any other. The name is for messages and provenance.
+
+    >>> [document.source for document in documents(Memory("letters", ["Dear Ada,", "Dear Charles,"]))]
+    ['memory:letters:1', 'memory:letters:2']
+    """
+
+    name: str
+    texts: Sequence[str] = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"memory:{self.name}"
+
+
+Spec = str | Path | Memory
+
+
+def documents(spec: Spec, *, field: str = "text") -> Iterator[Document]:
     """The documents of one source. `field` names the column of text in tables.
 
     Raises UserError for a missing file, text that is not UTF-8 (with the byte), a broken line (with its number), a
@@ -64,9 +83,14 @@ def rows(spec: str | Path) -> Iterator[dict[str, Any]]:
             yield from (record.fields for record in read_records(path))
 
 
-def unchecked_documents(spec: str | Path, field: str) -> Iterator[Document]:
+def unchecked_documents(spec: Spec, field: str) -> Iterator[Document]:
     name = str(spec)
-    if is_builtin(name):
+    if isinstance(spec, Memory):
+        for number, text in enumerate(spec.texts, start=1):
+            if not isinstance(text, str):
+                raise UserError(f"{spec}:{number} is a {type(text).__name__}, not text")
+            yield Document(text, f"{spec}:{number}")
+    elif is_builtin(name):
         from deepnarrow.text import builtin
 
         found = builtin.training_documents() if name == TRAIN else builtin.documents()
