@@ -13,7 +13,7 @@ import pytest
 
 from deepnarrow.cli import main
 from deepnarrow.files import read_json
-from deepnarrow.text.corpus import build
+from deepnarrow.text.building import build
 from deepnarrow.text.tokenizer import load
 
 SHAPE = "tiny-dm32-ff64-kv16-nh2-nl2"

@@ -16,8 +16,9 @@ from deepnarrow.text.batches import (
     generator,
     shuffled,
 )
+from deepnarrow.text.building import build
 from deepnarrow.text.byte_tokenizer import ByteTokenizer
-from deepnarrow.text.corpus import Corpus, build
+from deepnarrow.text.corpus import Corpus
 from deepnarrow.text.objectives import span
 from deepnarrow.text.tokenizer import load
 

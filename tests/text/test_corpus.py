@@ -16,8 +16,9 @@ import pytest
 
 from deepnarrow.errors import UserError
 from deepnarrow.text import building
+from deepnarrow.text.building import build
 from deepnarrow.text.byte_tokenizer import ByteTokenizer
-from deepnarrow.text.corpus import build, open_corpus
+from deepnarrow.text.corpus import open_corpus
 from deepnarrow.text.shards import Stream
 from deepnarrow.text.sources import Document, Memory
 
@@ -265,7 +266,7 @@ import sys, time
 from pathlib import Path
 from deepnarrow.text import building
 from deepnarrow.text.byte_tokenizer import ByteTokenizer
-from deepnarrow.text.corpus import build
+from deepnarrow.text.building import build
 
 class Slow(ByteTokenizer):
     def encode_batch(self, texts):

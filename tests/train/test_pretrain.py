@@ -9,7 +9,8 @@ import torch
 from deepnarrow.errors import UserError
 from deepnarrow.files import read_json, read_json_lines
 from deepnarrow.model.folder import open_model
-from deepnarrow.text.corpus import Corpus, build
+from deepnarrow.text.building import build
+from deepnarrow.text.corpus import Corpus
 from deepnarrow.text.tokenizer import load
 from deepnarrow.train import checkpoint
 from deepnarrow.train.config import Config

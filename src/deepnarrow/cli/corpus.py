@@ -56,7 +56,7 @@ def build_corpus(
       deepnarrow corpus build wiki.jsonl.gz books/ --tokenizer t5/spiece.model --out corpus --held-out 0.01
       deepnarrow corpus build builtin:python --tokenizer bytes --out prose
     """
-    from deepnarrow.text.corpus import build
+    from deepnarrow.text.building import build
     from deepnarrow.text.tokenizer import load
 
     corpus = build(sources, load(tokenizer), out, field=field, shard_tokens=shard_tokens, held_out=held_out)

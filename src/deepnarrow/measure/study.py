@@ -25,7 +25,8 @@ from deepnarrow.shapes import parse
 from deepnarrow.shapes.counts import parameters
 from deepnarrow.tasks import Pair, Task, get, load_pairs
 from deepnarrow.text import tokenizer as tokenizers
-from deepnarrow.text.corpus import Corpus, build, open_corpus
+from deepnarrow.text.building import build
+from deepnarrow.text.corpus import Corpus, open_corpus
 from deepnarrow.text.sources import documents
 from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.text.train_tokenizer import train as train_tokenizer

@@ -73,11 +73,11 @@ class Piece(NamedTuple):
 def build(
     specs: Sequence[Spec],
     tokenizer: "Tokenizer",
-    out: Path,
+    out: str | Path,
     *,
-    text_field: str,
-    shard_tokens: int,
-    held_out: float,
+    field: str = "text",
+    shard_tokens: int = 2**24,
+    held_out: float = 0.0,
 ) -> Corpus:
     """Build `out` from `specs`, go on with an interrupted build of the same, or open it if it is finished.
 
@@ -85,7 +85,8 @@ def build(
     document stay together. Raises UserError when `out` belongs to other sources, another tokenizer or other options,
     or when the sources hold no text; OSError (a full disk) leaves a folder to go on from.
     """
-    plan = make_plan(specs, tokenizer, text_field=text_field, shard_tokens=shard_tokens, held_out=held_out)
+    out = Path(out)
+    plan = make_plan(specs, tokenizer, text_field=field, shard_tokens=shard_tokens, held_out=held_out)
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         if (out / MANIFEST).exists():

@@ -25,7 +25,6 @@ from deepnarrow.progress import progress
 from deepnarrow.text.shards import DOCUMENTS, START, Shard, shard_name
 
 if TYPE_CHECKING:
-    from deepnarrow.text.sources import Spec
     from deepnarrow.text.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -177,21 +176,6 @@ def open_corpus(folder: str | Path) -> Corpus:
             is_now = "is missing" if found is None else f"has {found:,} bytes instead of {expected:,}"
             raise UserError(f"{path} {is_now}: the corpus is damaged; delete {folder} and build it again")
     return corpus
-
-
-def build(
-    specs: "Sequence[Spec]",
-    tokenizer: "Tokenizer",
-    out: str | Path,
-    *,
-    field: str = "text",
-    shard_tokens: int = 2**24,
-    held_out: float = 0.0,
-) -> Corpus:
-    """Tokenise sources into a new corpus, or go on with an interrupted build of the same (building.py)."""
-    from deepnarrow.text import building
-
-    return building.build(specs, tokenizer, Path(out), text_field=field, shard_tokens=shard_tokens, held_out=held_out)
 
 
 def _from_manifest(folder: Path, manifest: Any) -> Corpus:
