@@ -51,7 +51,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 MISTAKES = {
     "a misspelt shape": (["shapes", "smal-el16"], "did you mean small"),
     "a misspelt edit": (["shapes", "small-ll16"], "cannot read 'll16'"),
-    "an absurd size": (["shapes", "tiny-dm99999999999999"], "d_model"),
+    "an absurd size": (["shapes", "tiny-dm99999999999999"], "at most ten digits"),
+    "a size no memory holds": (["shapes", "tiny-dm9999999999"], "d_model must be a whole number"),
     "a missing file": (["corpus", "build", "nowhere.txt", "--tokenizer", "bytes", "--out", "c"], "nowhere.txt"),
     "an empty corpus": (["corpus", "build", "empty.txt", "--tokenizer", "bytes", "--out", "c"], "no text"),
     "text that is not UTF-8": (["corpus", "build", "latin1.txt", "--tokenizer", "bytes", "--out", "c"], "UTF-8"),
@@ -63,7 +64,7 @@ MISTAKES = {
     ),
     "a corpus that is none": (["pretrain", "--shape", TINY, "--corpus", "run", "--out", "x"], "not a corpus"),
     "a missing model": (["generate", "nowhere", "hello"], "nowhere"),
-    "a hub name without a network": (["generate", "google/t5-efficient-tiny", "hello"], "offline"),
+    "a hub name without a network": (["generate", "google/t5-efficient-tiny", "hello"], "HF_HUB_OFFLINE is set"),
     "an empty text": (["generate", "run", ""], "empty"),
     "an unknown task": (["evaluate", "run", "--task", "sqad"], "did you mean squad"),
     "another config in the same run": (pretraining("run", "--learning-rate", 0.5), "learning_rate"),

@@ -160,7 +160,7 @@ def test_a_misspelt_edit_is_told_the_right_one(base: str, key: str) -> None:
         ("", "unknown base ''.*choose from: tiny"),
         ("small-xx3", "cannot read 'xx3' in shape 'small-xx3'; write one of dm, ff"),
         ("small-skb", "did you mean skv"),
-        ("small-el", "el takes one whole number, as in el2"),
+        ("small-el", "el takes one whole number of at most ten digits, as in el2"),
         ("small-16el", "el takes one whole number"),
         ("small-el1.5", "el takes one whole number"),
         ("small-el-4", "cannot read 'el'"),

@@ -62,7 +62,9 @@ def snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
         if partial:
             return Path(partial)
         wanted = f"{name}{f' at {revision}' if revision else ''}"
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        why = "the hub cannot be reached; check the network, or give a folder"
+        if constants.HF_HUB_OFFLINE:
+            why = "HF_HUB_OFFLINE is set; unset it to download, or give a folder"
         raise UserError(f"{wanted} is no folder and not in the cache {constants.HF_HUB_CACHE}, and {why}") from None
     except Exception as error:
         if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in HTTP:

@@ -200,7 +200,7 @@ def _mend(edit: str) -> str:
     letters = re.search(r"[a-z]+", edit)
     key = letters[0] if letters else ""
     if key in NUMBERS:
-        return f"{key} takes one whole number, as in {key}2"
+        return f"{key} takes one whole number of at most ten digits, as in {key}2"
     rule = f"write one of {', '.join(NUMBERS)} and then a number, or one of {', '.join(WORDS)}"
     near = nearest(key, [*NUMBERS, *WORDS])
     return f"{near} ({rule})" if near.startswith("did you mean") else rule
