@@ -335,7 +335,8 @@ def test_hub_names_offline(model: T5, folder: Path, tmp_path: Path) -> None:
     for line, name in zip(lines[5:], ("google/absent", "google/safe at v2", "google/safe at fff"), strict=True):
         assert line.startswith(f"refused {name}")
         assert line.endswith(
-            f"is no folder and not in the cache {cache}, and HF_HUB_OFFLINE is set; unset it to download, or give a folder"
+            f"is no folder and not in the cache {cache}, and HF_HUB_OFFLINE is set; "
+            "unset it to download, or give a folder"
         )
 
 
