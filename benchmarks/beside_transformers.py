@@ -125,6 +125,7 @@ def main() -> None:
     summary |= {
         "shape": str(shape), "dtype": config.dtype, "optimizer": config.optimizer, "steps": number,
         "batch": [config.batch, config.input_length, batches.target_length], "attention": asked.attention,
+        "large_pages": asked.large_pages,
         "gemm_gflops": round(median(peaks), 1), "threads": torch.get_num_threads(),
         "machine": machine.describe(), "versions": machine.versions(), "commit": machine.commit(),
     }  # fmt: skip
@@ -223,11 +224,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--attention", default="eager", help="of transformers: eager or sdpa")
     parser.add_argument("--show", type=int, default=50, help="print the losses of the first steps")
+    parser.add_argument("--large-pages", action="store_true", help="for both, as our verbs do (docs/log.md)")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)
         (asked.out / "steps.jsonl").unlink(missing_ok=True)
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "1" if asked.large_pages else "0"  # torch reads it at its first allocation
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     return asked
 

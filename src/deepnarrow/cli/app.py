@@ -72,8 +72,14 @@ def deepnarrow(
     """Find, train, measure and serve the T5 that fits your budget."""
 
 
+# Torch then asks Linux for pages of 2 MiB: a training step frees and takes large arrays all the time, and a fifth of it
+# went into small pages (docs/log.md). Torch reads this when it first takes memory; elsewhere it means nothing.
+LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A user's mistake ends with one line and exit code 2, an interrupt with 130."""
+    os.environ.setdefault(LARGE_PAGES, "1")
     try:
         sys.exit(app(arguments, prog_name="deepnarrow", standalone_mode=False) or 0)
     except CommandError as error:
