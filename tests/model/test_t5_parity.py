@@ -1,10 +1,12 @@
 """Numbers of the whole network against transformers' T5, float32, every weight random, both ways of conversion."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+from deepnarrow.model.decode import Beam, Greedy, generate
 from deepnarrow.model.folder import open_model, save_model
 from deepnarrow.model.t5 import T5, shift_right
 from deepnarrow.model.weights import from_published, to_published
@@ -155,3 +157,41 @@ def test_their_generate_runs_on_our_folder(random_model, ids, tmp_path: Path) ->
     with torch.no_grad():
         first = model(inputs, torch.zeros(2, 1, dtype=torch.long)).argmax(-1)
     assert torch.equal(made[:, 1:2], first)
+
+
+STEPS = 14
+
+
+def answers(reference, inputs: torch.Tensor, eos: int, beams: int) -> list[list[int]]:
+    """transformers' answers without the start and what follows the end."""
+    written = reference.generate(
+        input_ids=inputs, attention_mask=(inputs != 0).long(), max_new_tokens=STEPS, num_beams=beams, do_sample=False,
+        eos_token_id=eos, pad_token_id=0, decoder_start_token_id=0, length_penalty=1.0, early_stopping=False,
+        use_cache=False,  # transformers 5.23 makes caches for the encoder's depth and fails where the decoder is deeper
+    )  # fmt: skip
+    rows = [row[1:] for row in written.tolist()]
+    return [row[: row.index(eos)] if eos in row else row for row in rows]
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_greedy_and_beam_write_the_same_tokens(shape: str, oracle, ids) -> None:
+    """Random weights have no idea of an end, so a token that the model likes to write is made the end: rows then stop
+    at different lengths, which is where searches differ.
+    """
+    parsed = parse(shape)
+    padded = ids([13, 30, 2, 21, 8, 17], 30, parsed.vocab)
+    inputs = [[token for token in row if token] for row in padded.tolist()]
+    for seed in range(300):  # some random weights write one token for ever
+        reference = oracle(parsed, seed)
+        model = ours_from(reference, parsed)
+        free = [found[0].ids for found in generate(model, inputs, Greedy(), max_tokens=STEPS, eos=parsed.vocab)]
+        ends = Counter(token for row in free for token in set(row[2:9]) if row.index(token) > 0 and token > 1)
+        if any(count < len(free) for count in ends.values()):
+            break
+    eos = min(ends, key=lambda token: abs(ends[token] - len(free) // 2))
+    lengths = set()
+    for search, beams in ((Greedy(), 1), (Beam(4), 4)):
+        found = [best[0].ids for best in generate(model, inputs, search, max_tokens=STEPS, eos=eos)]
+        assert found == answers(reference, padded, eos, beams)
+        lengths |= {len(row) for row in found}
+    assert len(lengths) > 1, "no row ended before another: the end was not tested"
