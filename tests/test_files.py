@@ -35,6 +35,14 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [target]
 
 
+def test_files_of_a_folder_can_be_read_as_any_other(tmp_path: Path) -> None:
+    with files.whole_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_bytes(b"1")
+        (folder / "weights").chmod(0o600)
+    (tmp_path / "usual").write_bytes(b"1")
+    assert (tmp_path / "model" / "weights").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_a_torn_last_line_is_left_out_and_then_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     files.append_json(path, {"n": 1})

@@ -57,8 +57,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        usual = temporary.stat().st_mode & 0o666  # some libraries make files that only their owner can read
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(usual)
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
         if path.exists():
