@@ -62,6 +62,7 @@ def finished(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     _, said = first.communicate(timeout=60)
     assert first.returncode == 130, said
     assert "Traceback" not in said
+    assert "run the same command again to go on" in said.splitlines()[-1]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return out

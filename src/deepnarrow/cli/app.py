@@ -48,6 +48,13 @@ class Verbs(TyperGroup):
         command.name = name
         return command
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; an interrupt is told here, since typer leaves without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            stop(f"{str(error) or 'interrupted'}; run the same command again to go on", 130)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         print("Usage: deepnarrow VERB [OPTIONS]\n")
         print("Find, train, measure and serve the T5 that fits your budget.\n\nVerbs:")
@@ -86,8 +93,6 @@ def main(arguments: list[str] | None = None) -> None:
         stop(f"{error.format_message().rstrip('.')}; see deepnarrow {_verb(arguments)}--help", 2)
     except UserError as error:
         stop(str(error), 2)
-    except KeyboardInterrupt as error:
-        stop(str(error) or "interrupted; run the same command again to go on", 130)
     except BrokenPipeError:  # the reader went away, as in `deepnarrow catalog list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
