@@ -19,7 +19,7 @@ def found() -> list[tuple[str, str]]:
 
 
 def test_there_is_enough_and_it_comes_soon() -> None:
-    for cached in (builtin.library, builtin._documents):
+    for cached in (builtin.spoken_library, builtin._documents):
         cached.cache_clear()
     began = time.process_time()
     found = list(builtin.documents())
@@ -139,4 +139,4 @@ def test_comments() -> None:
 def test_without_sources_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(builtin.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     with pytest.raises(UserError, match="no standard library with sources"):
-        builtin.library.__wrapped__()
+        builtin.spoken_library.__wrapped__()

@@ -68,7 +68,10 @@ def training_documents() -> Iterator[tuple[str, str]]:
     paragraph that they share with a text of `train`, as the functions of one family often do.
     """
     judged = {
-        key(one) for spoken in library() if split_of(source(spoken)) != "train" for one in paragraphs(spoken.text)
+        key(one)
+        for spoken in spoken_library()
+        if split_of(source(spoken)) != "train"
+        for one in paragraphs(spoken.text)
     }
     for text, name in _documents():
         kept = [paragraph for paragraph in text.split("\n\n") if key(paragraph) not in judged]
@@ -117,7 +120,7 @@ def records() -> Iterator[dict[str, str]]:
 def _documents() -> tuple[tuple[str, str], ...]:
     seen: set[str] = set()
     found = []
-    for spoken in library():
+    for spoken in spoken_library():
         fresh = []
         for paragraph in paragraphs(spoken.text):
             if key(paragraph) not in seen:
@@ -132,7 +135,7 @@ def _documents() -> tuple[tuple[str, str], ...]:
 def _records() -> tuple[dict[str, str], ...]:
     seen: set[str] = set()
     found = []
-    for spoken in library():
+    for spoken in spoken_library():
         if spoken.kind in ("topic", "comment"):
             continue
         first, blank, rest = (*spoken.text.split("\n", 2), "", "")[:3]
@@ -151,7 +154,7 @@ def _records() -> tuple[dict[str, str], ...]:
 
 
 @cache
-def library() -> tuple[Spoken, ...]:
+def spoken_library() -> tuple[Spoken, ...]:
     """Everything the standard library says, as written."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found = list(topics())
