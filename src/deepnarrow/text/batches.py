@@ -34,6 +34,9 @@ class Batch(NamedTuple):
 
     inputs: np.ndarray  # int64 [B, L], 0 = padding, EOS included
     targets: np.ndarray  # int64 [B, T], 0 = padding, EOS included
+    # Packed rows hold several examples: the number of each token's example in its row, from 1; 0 = padding.
+    input_segments: np.ndarray | None = None  # int64 [B, L]
+    target_segments: np.ndarray | None = None  # int64 [B, T]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ from deepnarrow.errors import UserError, nearest
 from deepnarrow.shapes.shape import parse
 from deepnarrow.text import objectives
 
-OPTIMIZERS = ("adafactor", "adamw", "adamw_scale")
+OPTIMIZERS = ("adafactor", "adamw", "adamw_scale", "muon")
 SCHEDULES = ("inverse_sqrt", "constant", "cosine", "linear")
 NORMALISERS = ("tokens", "positions")
 DTYPES = ("float32", "bfloat16")
+BATCHINGS = ("padded", "bucketed", "packed")
 PAIRS = "pairs"  # the objective of fine-tuning: the targets are given, nothing is corrupted
 
 
@@ -38,10 +39,13 @@ class Config:
     seed: int = 0
     # the objective
     objective: str = "span"  # a file of text/objectives, or "pairs"
-    density: float = 0.15  # share of tokens that are corrupted
-    mean_span: float = 3.0  # tokens
+    density: float | None = None  # share of tokens that are corrupted; None: the objective's own
+    mean_span: float | None = None  # tokens; None: the objective's own
+    mixture: str = "size"  # how often each of several corpora: by "size", "equal", "temperature=2", or rates "0.7,0.3"
+    batching: str = "padded"  # examples of unequal length: "padded", "bucketed" by length, or "packed" several to a row
     # the loss
     dropout: float = 0.0
+    dropout_shared: bool = True  # one draw along the length, as T5 was trained; False: one for each element
     z_loss: float = 1e-4  # weight of (log Z)^2, T5's default (mesh-TF `z_loss`)
     normaliser: str = "tokens"  # divide by real target tokens, or as T5 did by all target "positions"
     # the step
@@ -51,6 +55,7 @@ class Config:
     warmup: int = 10_000  # steps
     warmup_start: float = 0.0  # share of the learning rate at step 0; `inverse_sqrt` is flat there and ignores it
     learning_rate_end: float = 0.0  # where `cosine` and `linear` arrive
+    ramp_down: float = 0.0  # share of the steps, at the end, over which any schedule falls to 0 (mesh-TF: 0.1)
     weight_decay: float = 0.0  # of matrices only
     clip: float | None = None  # largest norm of the whole gradient
     beta1: float = 0.9  # of the AdamW kinds; Adafactor has T5's constants
@@ -59,6 +64,7 @@ class Config:
     factored_from: int = 128  # Adafactor factors the second moment of matrices at least this long on both sides
     dtype: str = "float32"  # "bfloat16" computes under autocast; weights and optimizer stay float32
     # the book-keeping: none of these changes a weight
+    recompute: bool = False  # blocks are computed again in the backward pass: less memory, a third more time
     save_every: int = 1000
     keep: int = 2  # last checkpoints kept, besides the best one
     eval_every: int | None = None  # None: at the end only
@@ -79,7 +85,7 @@ class Config:
         if self.objective not in known:
             raise UserError(f"unknown objective {self.objective!r}; {nearest(self.objective, known)}")
         for name in ("density", "mean_span", "learning_rate", "epsilon"):
-            if getattr(self, name) <= 0:
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise UserError(f"{name} must be greater than 0, not {getattr(self, name)}")
         for name in ("dropout", "density", "beta1", "beta2"):
             if getattr(self, name) == 1:
@@ -136,6 +142,7 @@ LIMITS: tuple[tuple[str, float, float], ...] = (  # beyond these a number is a s
     ("warmup", 0, 10**9),
     ("warmup_start", 0, 1),
     ("learning_rate_end", 0, 10**3),
+    ("ramp_down", 0, 1),
     ("weight_decay", 0, 10),
     ("beta1", 0, 1),
     ("beta2", 0, 1),
@@ -147,8 +154,14 @@ LIMITS: tuple[tuple[str, float, float], ...] = (  # beyond these a number is a s
     ("eval_examples", 1, 10**9),
     ("log_every", 1, 10**9),
 )
-CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "normaliser": NORMALISERS, "dtype": DTYPES}
-BOOK_KEEPING = ("save_every", "keep", "eval_every", "eval_examples", "log_every")
+CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "normaliser": NORMALISERS,
+    "dtype": DTYPES,
+    "batching": BATCHINGS,
+}
+BOOK_KEEPING = ("recompute", "save_every", "keep", "eval_every", "eval_examples", "log_every")
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -168,8 +181,8 @@ def _check_types(config: Config) -> None:
             value = float(value)
             object.__setattr__(config, name, value)
         kind = next(kind for kind in kinds if kind is not type(None))
-        if not isinstance(value, kind) or isinstance(value, bool):
-            wanted = {int: "a whole number", float: "a number", str: "a text"}[kind]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            wanted = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]
             raise UserError(f"{name} must be {wanted}, not {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{name} must be a finite number, not {value}")

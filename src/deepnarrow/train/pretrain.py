@@ -116,7 +116,8 @@ def check_initial(config: Config, corpus: Corpus, initial: Opened) -> None:
 
 
 def options(config: Config) -> dict[str, Any]:
-    return {"density": config.density, "mean_span": config.mean_span}
+    chosen = {"density": config.density, "mean_span": config.mean_span}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def held_out_batches(config: Config, corpus: Corpus, raw_length: int, *, quiet: bool) -> list[Batch]:

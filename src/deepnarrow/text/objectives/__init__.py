@@ -1,18 +1,39 @@
-"""Objectives: what is hidden from a row of tokens, and what the model must say instead. One file each.
+"""Objectives: what is hidden from a text, and what the model must say instead. One file each, found by its name.
 
-An objective is a module of this folder, found by its file name, with two functions:
+An objective is of one of three kinds; the file says which by what it defines.
+
+Of rows: the joined text is cut into rows of equal length, so that nothing is padded.
 
     lengths(inputs_length, **options) -> (raw_length, targets_length)
-        how many tokens of text make inputs of that length, so that no batch holds padding
+        how many tokens of text make inputs of that length at most, and how long their targets are at most
     corrupt(rows, generators, sentinels, **options) -> Ids
-        rows of raw tokens [B, raw_length] to inputs and targets, EOS included; row b draws from generators[b] only
+        rows of raw tokens [B, raw_length] to inputs and targets; row b draws from generators[b] only
+
+Of documents: examples are pieces of single documents and differ in length; nothing crosses a document's border.
+
+    piece_length(inputs_length, **options) -> int | None
+        documents are cut into pieces of so many tokens; None keeps them whole
+    example(ids, generator, sentinels, **options) -> (inputs, targets)
+        one piece, int32 [n] with n >= 2, to two arrays of ids
+
+A mixture: examples of several other objectives.
+
+    parts(**options) -> tuple[Part, ...]
+
+The first two also define what proves them, for the contract's tests:
+
+    restore(inputs, targets, sentinels, **options) -> ids
+        the text of one example (arrays without padding), rebuilt from the two sides alone
+
+Every side ends with EOS. Options are keyword arguments with defaults; `example` and `corrupt` are pure functions.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Ids(NamedTuple):
-    """One batch as token ids, EOS included, no padding."""
+    """Some examples as token ids, EOS included, 0 behind the shorter ones."""
 
     inputs: np.ndarray  # [B, L]
     targets: np.ndarray  # [B, T]
@@ -44,10 +65,27 @@ class Sentinels:
         )
 
 
+@dataclass(frozen=True)
+class Part:
+    """One objective of a mixture."""
+
+    objective: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+    prefix: str = ""  # put before the inputs, such as UL2's "[NLU]"; it counts towards their length
+
+
 class Objective(NamedTuple):
+    """A file of this folder; what its kind does not define is None."""
+
     name: str
-    lengths: Callable[..., tuple[int, int]]
-    corrupt: Callable[..., Ids]
+    kind: Literal["rows", "documents", "mixture"]
+    lengths: Callable[..., tuple[int, int]] | None
+    corrupt: Callable[..., Ids] | None
+    piece_length: Callable[..., int | None] | None
+    example: Callable[..., tuple[np.ndarray, np.ndarray]] | None
+    parts: Callable[..., tuple[Part, ...]] | None
+    restore: Callable[..., np.ndarray] | None
 
 
 def names() -> list[str]:
@@ -63,4 +101,11 @@ def get(name: str) -> Objective:
     if name not in names():
         raise UserError(f"no such objective: {name!r}; {nearest(name, names())}")
     module = import_module(f"{__name__}.{name}")
-    return Objective(name, module.lengths, module.corrupt)
+    functions = {function: getattr(module, function, None) for function in Objective._fields[2:]}
+    return Objective(name, kind_of(module), **functions)
+
+
+def kind_of(module: ModuleType) -> Literal["rows", "documents", "mixture"]:
+    if hasattr(module, "parts"):
+        return "mixture"
+    return "documents" if hasattr(module, "example") else "rows"
