@@ -92,8 +92,9 @@ class Attention(nn.Module):
         batch, heads, length, width = query_BHLK.shape
         if self.kv_heads != heads:  # heads that share keys become more queries of one head: nothing is copied
             query_BHLK = query_BHLK.reshape(batch, self.kv_heads, -1, width)
-            if bias is not None and bias.shape[1] > 1:
-                bias = bias.reshape(bias.shape[0], self.kv_heads, -1, bias.shape[-1])
+            if bias is not None and bias.shape[1:3] != (1, 1):
+                shared = bias.expand(-1, heads, length, -1)
+                bias = shared.reshape(bias.shape[0], self.kv_heads, -1, bias.shape[-1])
         if self.training and self.dropout:
             memory = self.forget(memory)
         mixed = attend(query_BHLK, memory, bias)

@@ -120,10 +120,27 @@ class T5(nn.Module):
         """
         return self.logits(self.hidden(inputs_BL, targets_BT))
 
-    def hidden(self, inputs_BL: Tensor, targets_BT: Tensor) -> Tensor:
-        """What `forward` computes short of the output matrix, [B, T, D]; `logits` does the rest, whole or in parts."""
-        mask_BL = inputs_BL != PAD
-        return self.decode_hidden(shift_right(targets_BT), self.encode(inputs_BL, mask_BL), mask_BL)
+    def hidden(
+        self,
+        inputs_BL: Tensor,
+        targets_BT: Tensor,
+        input_segments: Tensor | None = None,
+        target_segments: Tensor | None = None,
+    ) -> Tensor:
+        """What `forward` computes short of the output matrix, [B, T, D]; `logits` does the rest, whole or in parts.
+
+        Packed rows hold several examples one behind the other. `input_segments` [B, L] and `target_segments` [B, T] say
+        which each token belongs to: 1, 2, ..., and 0 at padding. Then every example gives what it gives alone: it sees
+        its own tokens only, target s the input s only, and its decoder begins with a 0.
+        """
+        if (input_segments is None) != (target_segments is None):
+            raise ValueError("packed rows need the segments of both the inputs and the targets")
+        if input_segments is None or target_segments is None:
+            mask_BL = inputs_BL != PAD
+            return self.decode_hidden(shift_right(targets_BT), self.encode(inputs_BL, mask_BL), mask_BL)
+        memory_BLD = self.encode(inputs_BL, segments_BL=input_segments)
+        read_BT = shift_right(targets_BT, target_segments)
+        return self.decode_hidden(read_BT, memory_BLD, None, segments=(target_segments, input_segments))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]"""
@@ -131,15 +148,21 @@ class T5(nn.Module):
             return self.output(hidden)
         return F.linear(hidden * self.shape.d_model**-0.5, self.embedding.weight)
 
-    def encode(self, input_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """The encoder's output [B, L, D]. `mask_BL` is True at real tokens; without it, where the id is not 0."""
+    def encode(self, input_BL: Tensor, mask_BL: Tensor | None = None, segments_BL: Tensor | None = None) -> Tensor:
+        """The encoder's output [B, L, D]. `mask_BL` is True at real tokens; without it, where the id is not 0.
+
+        `segments_BL` instead of a mask: rows of several examples, see `hidden`.
+        """
         stack = self.encoder or self._decoder()
         x_BLD = self._embed(input_BL)
         length = input_BL.shape[1]
         bias = stack.position(length, length, causal=False)
-        mask_BL = input_BL != PAD if mask_BL is None else mask_BL.bool()
-        if has_padding(mask_BL):
-            bias = torch.where(mask_BL[:, None, None, :], bias, MASKED)
+        if segments_BL is not None:
+            bias = torch.where(same_segment(segments_BL, segments_BL), bias, MASKED)
+        else:
+            mask_BL = input_BL != PAD if mask_BL is None else mask_BL.bool()
+            if has_padding(mask_BL):
+                bias = torch.where(mask_BL[:, None, None, :], bias, MASKED)
         return stack(x_BLD, ready(bias, x_BLD), [None] * len(stack.blocks))
 
     def decode(
@@ -152,18 +175,28 @@ class T5(nn.Module):
         return self.logits(self.decode_hidden(target_BT, memory_BLD, mask_BL, cache))
 
     def decode_hidden(
-        self, target_BT: Tensor, memory_BLD: Tensor | None, mask_BL: Tensor | None, cache: Cache | None = None
+        self,
+        target_BT: Tensor,
+        memory_BLD: Tensor | None,
+        mask_BL: Tensor | None,
+        cache: Cache | None = None,
+        segments: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """`decode` short of the output matrix: [B, T, D]."""
+        """`decode` short of the output matrix: [B, T, D]. `segments` are those of the targets and of the memory."""
         stack, length = self._decoder(), target_BT.shape[1]
         if cache is not None:
             return self._decode_next(stack, target_BT, cache)
         if memory_BLD is None:
             raise ValueError("decoding without a cache needs the encoder's output")
         x_BTD = self._embed(target_BT)
-        bias = ready(stack.position(length, length, causal=True), x_BTD)
-        memory = stack.look_at(memory_BLD)
-        return stack(x_BTD, bias, memory, self._memory_bias(mask_BL, x_BTD))
+        bias = stack.position(length, length, causal=True)
+        memory_bias = self._memory_bias(mask_BL, x_BTD)
+        if segments is not None:
+            own_BT, memory_BL = segments
+            bias = torch.where(same_segment(own_BT, own_BT), bias, MASKED)
+            seen = torch.zeros((), device=bias.device)
+            memory_bias = ready(torch.where(same_segment(own_BT, memory_BL), seen, MASKED), x_BTD)
+        return stack(x_BTD, ready(bias, x_BTD), stack.look_at(memory_BLD), memory_bias)
 
     @torch.no_grad()
     def start_cache(self, memory_BLD: Tensor, mask_BL: Tensor | None, length: int) -> Cache:
@@ -207,13 +240,23 @@ class T5(nn.Module):
         return ready(torch.where(mask_BL.bool()[:, None, None, :], seen, MASKED), like)
 
 
-def shift_right(targets_BT: Tensor) -> Tensor:
-    """What the decoder reads to predict the targets: a 0, then all targets but the last.
+def shift_right(targets_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
+    """What the decoder reads to predict the targets: a 0, then all targets but the last; so for each segment of a row.
 
     >>> shift_right(torch.tensor([[7, 8, 1]])).tolist()
     [[0, 7, 8]]
+    >>> shift_right(torch.tensor([[7, 8, 1, 9, 1]]), torch.tensor([[1, 1, 1, 2, 2]])).tolist()
+    [[0, 7, 8, 0, 9]]
     """
-    return F.pad(targets_BT[:, :-1], (1, 0), value=PAD)
+    read_BT = F.pad(targets_BT[:, :-1], (1, 0), value=PAD)
+    if segments_BT is None:
+        return read_BT
+    return read_BT.masked_fill(segments_BT != F.pad(segments_BT[:, :-1], (1, 0)), PAD)
+
+
+def same_segment(query_BL: Tensor, key_BM: Tensor) -> Tensor:
+    """Whether query and key belong to one example of their row: bool [B, 1, L, M]."""
+    return query_BL[:, None, :, None] == key_BM[:, None, None, :]
 
 
 def has_padding(mask_BL: Tensor) -> bool:

@@ -134,7 +134,7 @@ def held_out_loss(
 
 def hidden_states(model: T5, batch: Batch, inputs_BL: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
     """The decoder's last hidden states [N, D] and the target ids [N] at real target positions."""
-    hidden_BTD = model.hidden(inputs_BL, targets_BT)
+    hidden_BTD = model.hidden(inputs_BL, targets_BT, *segments(batch, inputs_BL.device))
     if batch.targets.all():
         return hidden_BTD.flatten(0, 1), targets_BT.flatten()
     # Found before the copy to the device, so that nothing waits for a GPU.
@@ -147,6 +147,13 @@ def pieces(model: T5, hidden_ND: Tensor, targets_N: Tensor, logits_at_once: int)
     rows = max(1, logits_at_once // model.shape.vocab)
     shares = max(1, -(-targets_N.numel() // rows))
     yield from zip(hidden_ND.tensor_split(shares), targets_N.tensor_split(shares), strict=True)
+
+
+def segments(batch: Batch, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """Which example of its row each input and target token belongs to; None where a row is one example."""
+    found = (batch.input_segments, batch.target_segments)
+    inputs, targets = (None if one is None else torch.from_numpy(one).to(device) for one in found)
+    return inputs, targets
 
 
 def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
