@@ -42,7 +42,7 @@ class Block(nn.Module):
         self,
         x_BLD: Tensor,
         bias: Tensor,
-        memory: KeysValues | None = None,
+        memory: KeysValues | Tensor | None = None,
         memory_bias: Tensor | None = None,
         cache: Cache | None = None,
         layer: int = 0,
@@ -52,6 +52,8 @@ class Block(nn.Module):
         if cache is not None:
             own = cache.extend(layer, own)
         x_BLD = x_BLD + self.drop(self.self_attention(normed_BLD, own, bias))
+        if isinstance(memory, Tensor):  # looked at here, so that a block is used in its own forward pass only
+            memory = self.cross_attention.look_at(memory)
         if memory is not None:
             x_BLD = x_BLD + self.drop(self.cross_attention(self.cross_norm(x_BLD), memory, memory_bias))
         return x_BLD + self.drop(self.feed_forward(self.feed_norm(x_BLD)))
@@ -74,11 +76,14 @@ class Stack(nn.Module):
         self,
         x_BLD: Tensor,
         bias: Tensor,
-        memory: Sequence[KeysValues | None],
+        memory: Sequence[KeysValues | Tensor | None],
         memory_bias: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """`memory` has one entry for each block; None leaves the cross-attention out, as in an encoder."""
+        """`memory` has one entry for each block: keys and values, or what to look at for them [B, M, D].
+
+        None leaves the cross-attention out, as in an encoder.
+        """
         x_BLD = dropped(x_BLD, self.dropout, training=self.training)
         for layer, (block, seen) in enumerate(zip(self.blocks, memory, strict=True)):
             x_BLD = block(x_BLD, bias, seen, memory_bias, cache, layer)
@@ -196,7 +201,7 @@ class T5(nn.Module):
             bias = torch.where(same_segment(own_BT, own_BT), bias, MASKED)
             seen = torch.zeros((), device=bias.device)
             memory_bias = ready(torch.where(same_segment(own_BT, memory_BL), seen, MASKED), x_BTD)
-        return stack(x_BTD, ready(bias, x_BTD), stack.look_at(memory_BLD), memory_bias)
+        return stack(x_BTD, ready(bias, x_BTD), [memory_BLD] * len(stack.blocks), memory_bias)
 
     @torch.no_grad()
     def start_cache(self, memory_BLD: Tensor, mask_BL: Tensor | None, length: int) -> Cache:
