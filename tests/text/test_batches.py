@@ -38,8 +38,13 @@ def make(corpus: Corpus, **changes: object) -> CorpusBatches:
     return CorpusBatches(**({"corpus": corpus, "seed": 0, "batch": 4, "input_length": 64} | changes))  # type: ignore[arg-type]
 
 
+def rows_of(batches: CorpusBatches, n: int) -> np.ndarray:
+    """Which rows of the corpus a batch reads."""
+    return np.array([origin.start // origin.tokens for origin in batches.origins(n)])
+
+
 def equal(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    return all(np.array_equal(a, b) for a, b in zip(one[:2], other[:2], strict=True))
 
 
 # Corpus batches
@@ -47,10 +52,11 @@ def equal(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> bool:
 
 def test_shapes(corpus: Corpus) -> None:
     batches = make(corpus)
-    assert (batches.raw_length, batches.target_length) == span.lengths(64)
-    assert batches.rows == 4000 // batches.raw_length
-    inputs, targets = batches(0)
-    assert (inputs.shape, targets.shape) == ((4, 64), (4, batches.target_length))
+    raw_length, target_length = span.lengths(64)
+    assert batches.longest_target == target_length
+    assert batches.size == 4000 // raw_length
+    inputs, targets = batches(0)[:2]
+    assert (inputs.shape, targets.shape) == ((4, 64), (4, target_length))
     assert inputs.dtype == targets.dtype == np.int64
     assert inputs.all()
     assert targets.all()
@@ -69,22 +75,22 @@ def test_batch_n_depends_on_seed_and_n_alone(corpus: Corpus) -> None:
 
 def test_the_batch_size_does_not_change_an_example(corpus: Corpus) -> None:
     four, twelve = make(corpus), make(corpus, batch=12)
-    together = [np.concatenate(side) for side in zip(*(four(n) for n in (3, 4, 5)), strict=True)]
+    together = [np.concatenate(side) for side in zip(*(four(n)[:2] for n in (3, 4, 5)), strict=True)]
     assert equal(tuple(together), twelve(1))
 
 
 def test_every_row_once_an_epoch_in_a_new_order(corpus: Corpus) -> None:
     batches = make(corpus, batch=7)
-    rows = np.concatenate([batches.rows_of(n) for n in range(100)])
-    epochs = rows[: len(rows) // batches.rows * batches.rows].reshape(-1, batches.rows)
+    rows = np.concatenate([rows_of(batches, n) for n in range(100)])
+    epochs = rows[: len(rows) // batches.size * batches.size].reshape(-1, batches.size)
     assert len(epochs) > 5
-    assert (np.sort(epochs, axis=1) == np.arange(batches.rows)).all()
+    assert (np.sort(epochs, axis=1) == np.arange(batches.size)).all()
     assert len(np.unique(epochs, axis=0)) == len(epochs)
 
 
 def test_a_row_gets_new_noise_each_epoch(corpus: Corpus) -> None:
     batches = make(corpus, batch=1)
-    visits = [n for n in range(4 * batches.rows) if batches.rows_of(n)[0] == 0]
+    visits = [n for n in range(4 * batches.size) if rows_of(batches, n)[0] == 0]
     assert len(visits) == 4
     assert len({batches(n).inputs.tobytes() for n in visits}) == 4
 
@@ -92,17 +98,17 @@ def test_a_row_gets_new_noise_each_epoch(corpus: Corpus) -> None:
 def test_rows_are_the_corpus_rows(corpus: Corpus) -> None:
     batches = make(corpus)
     first_sentinel = BYTES.size - BYTES.sentinels
-    inputs, targets = batches(2)
-    for row, *sides in zip(batches.rows_of(2).tolist(), inputs, targets, strict=True):
+    inputs, targets = batches(2)[:2]
+    for row, *sides in zip(rows_of(batches, 2).tolist(), inputs, targets, strict=True):
         both = np.concatenate(sides)
         kept = both[(both < first_sentinel) & (both != BYTES.eos)]
-        assert sorted(kept.tolist()) == sorted(corpus.row(row, batches.raw_length).tolist())
+        assert sorted(kept.tolist()) == sorted(corpus.row(row, span.lengths(64)[0]).tolist())
 
 
 def test_fewer_rows_than_the_batch(corpus: Corpus) -> None:
     batches = make(corpus, input_length=850, batch=10, options={"mean_span": 10.0})
-    assert batches.rows == 4
-    rows = np.concatenate([batches.rows_of(n) for n in range(2)])
+    assert batches.size == 4
+    rows = np.concatenate([rows_of(batches, n) for n in range(2)])
     assert (np.sort(rows.reshape(5, 4), axis=1) == np.arange(4)).all()
     assert batches(0).inputs.shape == (10, 850)
 
@@ -173,7 +179,7 @@ PAIRS = [([n + 3] * (n % 9) + [1], [n + 3, 1]) for n in range(50)]
 def test_pairs_are_padded_to_the_longest_rounded_up() -> None:
     batches = PairBatches(pairs=PAIRS, seed=0, batch=8)
     for n in range(20):
-        inputs, targets = batches(n)
+        inputs, targets = batches(n)[:2]
         assert inputs.dtype == targets.dtype == np.int64
         assert inputs.shape[1] % 8 == 0
         assert targets.shape == (8, 8)
@@ -219,11 +225,12 @@ def test_wikipedia_in_t5s_lengths(shared: Path, tmp_path: Path) -> None:
     corpus = build([source], tokenizer, tmp_path / "wiki", shard_tokens=2**19)
     assert corpus.documents == 536
     batches = CorpusBatches(corpus=corpus, seed=0, batch=128, input_length=512)
-    assert (batches.raw_length, batches.target_length) == (568, 114)
-    steps = -(-batches.rows // 128)
+    assert batches.longest_target == 114
+    assert batches.origins(0)[0].tokens == 568
+    steps = -(-batches.size // 128)
     assert steps > 10
     for n in range(steps):
-        inputs, targets = batches(n)
+        inputs, targets = batches(n)[:2]
         assert inputs.shape == (128, 512)
         assert targets.shape == (128, 114)
         assert inputs.min() > 0

@@ -112,15 +112,16 @@ def sample_corpus(
 
     corpus = open_corpus(folder)
     batches = CorpusBatches(corpus=corpus, seed=seed, batch=n, input_length=input_length, objective=objective)
-    tokenizer = corpus.tokenizer()
+    batch, tokenizer = batches(0), corpus.tokenizer()
     examples = [
         {
-            "row": row,
-            "source": name(corpus.source_of(corpus.document_at(row * batches.raw_length))),
-            "inputs": tokenizer.decode(inputs.tolist()),
-            "targets": tokenizer.decode(targets.tolist()),
+            "first_token": origin.start,
+            "documents": list(origin.documents),
+            "source": name(corpus.source_of(origin.documents[0])),
+            "inputs": tokenizer.decode(inputs[inputs != 0].tolist()),
+            "targets": tokenizer.decode(targets[targets != 0].tolist()),
         }
-        for row, inputs, targets in zip(batches.rows_of(0).tolist(), *batches(0), strict=True)
+        for origin, inputs, targets in zip(batches.origins(0), batch.inputs, batch.targets, strict=True)
     ]
     if as_json:
         import json
@@ -133,11 +134,13 @@ def sample_corpus(
 
     console = Console(highlight=False)
     console.print(
-        f"{batches.raw_length} tokens of text make {input_length} inputs and {batches.target_length} targets, "
-        "end of sequence included."
+        f"Up to {input_length} tokens of inputs and {batches.longest_target} of targets, end of sequence included; "
+        f"{batches.size:,} examples in an epoch."
     )
     for example in examples:
-        console.print(f"\n[bold]row {example['row']:,}[/] [dim]of {batches.rows:,}, from {example['source']}[/]")
+        documents = example["documents"]
+        which = f"document {documents[0]:,}" + (f" to {documents[-1]:,}" if len(documents) > 1 else "")
+        console.print(f"\n[bold]token {example['first_token']:,}[/] [dim]{which}, from {example['source']}[/]")
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="bold cyan")
         grid.add_column(overflow="fold")

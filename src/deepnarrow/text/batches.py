@@ -1,139 +1,303 @@
-"""Batches as a function of their number: batch n depends on (seed, n) and nothing else.
+"""Batches as a function of their number: batch n depends on (seed, n, batch size) and nothing else.
 
 So a run resumes without replaying, several workers or ranks need not talk, and any batch can be looked at again.
 There is no state to save but the step.
 
-Each epoch cuts the corpus into the same rows and visits each once, in an order of its own (permutation.py). The noise
-of example e (counted over all epochs) comes from a Philox generator whose counter starts at e: a keyed function of the
-counter, so that neighbouring examples are independent (Salmon et al. 2011, "Parallel random numbers").
+Each epoch visits every example of a source once, in an order of its own (permutation.py); several sources are dealt in
+fixed shares (mixture.py). The noise of example e (counted over all epochs) comes from a Philox generator whose counter
+starts at e: a keyed function of the counter, so that neighbouring examples are independent (Salmon et al. 2011,
+"Parallel random numbers").
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnarrow.errors import UserError
+from deepnarrow.errors import UserError, nearest
 from deepnarrow.text import objectives
-from deepnarrow.text.objectives import Objective, Sentinels
+from deepnarrow.text.examples import Examples, Origin, PairExamples, PieceExamples, RowExamples, of_corpus
+from deepnarrow.text.mixture import Mixture, shares
+from deepnarrow.text.objectives import Part
+from deepnarrow.text.packing import Batch, Pair, pack, pad, padded
 from deepnarrow.text.permutation import permute
 
 if TYPE_CHECKING:
     from deepnarrow.text.corpus import Corpus
     from deepnarrow.text.tokenizer import Tokenizer
 
+__all__ = [
+    "BATCHINGS",
+    "Batch",
+    "CorpusBatches",
+    "PairBatches",
+    "encode_pairs",
+    "fixed_batches",
+    "generator",
+    "padded",
+    "shuffled",
+]
+
 TRAINING, EVALUATION = 0, 1  # second word of the Philox key: the two uses of a seed never share noise
-MULTIPLE = 8  # widths of padded batches are rounded up to this, so that few distinct shapes occur
-
-
-class Batch(NamedTuple):
-    """What a training step reads. The decoder's input (targets shifted right, start 0) is made by the model."""
-
-    inputs: np.ndarray  # int64 [B, L], 0 = padding, EOS included
-    targets: np.ndarray  # int64 [B, T], 0 = padding, EOS included
-    # Packed rows hold several examples: the number of each token's example in its row, from 1; 0 = padding.
-    input_segments: np.ndarray | None = None  # int64 [B, L]
-    target_segments: np.ndarray | None = None  # int64 [B, T]
+BATCHINGS = ("padded", "bucketed", "packed")
+WINDOW = 64  # batches whose examples are sorted by length together, when bucketed
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusBatches:
-    """Rows of a corpus under an objective. No padding: each batch is [batch, input_length] and [batch, target_length].
+class Layout:
+    """How examples become batches: `batch` of them at a time, padded, bucketed or packed (packing.py).
 
-    Raises UserError when the corpus holds no whole row, or the objective needs more sentinels than there are.
+    A bucketed batch takes its examples from a window of 64 batches, sorted by length; the batches of a window come in a
+    seeded order. A packed row holds at most `input_length` and `target_length` tokens.
     """
 
-    corpus: "Corpus"
     seed: int
     batch: int
-    input_length: int
-    objective: str = "span"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    batching: str = "padded"
+    input_length: int = 0
+    target_length: int = 0
+    exact: bool = False  # examples of one length are not padded at all
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise UserError(f"batch is the number of examples per step; it must be at least 1, not {self.batch}")
-        _require_rows(self.corpus, self._work.raw_length)
+        if self.batching not in BATCHINGS:
+            raise UserError(f"unknown batching {self.batching!r}; {nearest(self.batching, BATCHINGS)}")
+
+    def examples(self, n: int, sources: "Sources") -> np.ndarray:
+        """Which examples, counted over all epochs, batch n holds: int64 [batch]."""
+        if self.batching != "bucketed":
+            return np.arange(n * self.batch, (n + 1) * self.batch, dtype=np.int64)
+        window, place = divmod(n, WINDOW)
+        key = blake2b(f"buckets {self.seed} {window}".encode(), digest_size=8).digest()
+        turn = int(permute(np.array([place]), WINDOW, int.from_bytes(key, "little"))[0])
+        return sources.by_length(window * WINDOW * self.batch, WINDOW * self.batch)[turn * self.batch :][: self.batch]
+
+    def lay_out(self, pairs: Sequence[Pair]) -> Batch:
+        return pack(pairs, self.input_length, self.target_length) if self.batching == "packed" else pad(pairs, self.exact)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """One or several sources of examples, dealt in shares and shuffled anew each epoch."""
+
+    sources: tuple[Examples, ...]
+    mixture: Mixture
+    _sorted: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)  # the last window
+
+    def places(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each example: its source, and its number there."""
+        source, number = self.mixture.deal(examples)
+        for index, one in enumerate(self.sources):
+            here = source == index
+            if here.any():
+                number[here] = shuffled(number[here], one.size, self._key(index))
+        return source, number
+
+    def make(self, examples: np.ndarray) -> list[Pair]:
+        source, number = self.places(examples)
+        found: list[Pair] = [([], [])] * len(examples)
+        for index, one in enumerate(self.sources):
+            here = np.flatnonzero(source == index)
+            if here.size:
+                noise = [generator(self.mixture.seed, TRAINING, e) for e in examples[here].tolist()]
+                for place, pair in zip(here.tolist(), one.make(number[here], noise), strict=True):
+                    found[place] = pair
+        return found
+
+    def by_length(self, first: int, count: int) -> np.ndarray:
+        """The examples from `first` on, `count` of them, the short ones first; equal ones in their own order."""
+        if first not in self._sorted:
+            examples = np.arange(first, first + count, dtype=np.int64)
+            source, number = self.places(examples)
+            lengths = np.empty(count, np.int64)
+            for index, one in enumerate(self.sources):
+                here = source == index
+                lengths[here] = one.lengths(number[here])
+            self._sorted.clear()
+            self._sorted[first] = examples[np.argsort(lengths, kind="stable")]
+        return self._sorted[first]
+
+    def _key(self, index: int) -> str:
+        return str(self.mixture.seed) if index == 0 else f"{self.mixture.seed}/{index}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusBatches:
+    """Examples of a corpus, or of several, under an objective.
+
+    `mixture` shares the examples out among several corpora: "size" (in tokens), "equal", "temperature=2", or rates such
+    as "0.7,0.3". An objective of rows fills its batches without padding; one of documents is padded, bucketed or packed.
+
+    Raises UserError when a corpus holds no example, or the objective needs more sentinels than there are.
+    """
+
+    corpus: "Corpus | Sequence[Corpus]"
+    seed: int
+    batch: int
+    input_length: int
+    target_length: int | None = None  # longest target; None: the objective's own, or for documents the input length
+    objective: str = "span"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mixture: str = "size"
+    batching: str = "padded"
+
+    def __post_init__(self) -> None:
+        _ = self._layout, self._sources  # what does not fit is refused here
 
     def __call__(self, n: int) -> Batch:
         """Batch n (from 0), the same on every call."""
-        noise = [generator(self.seed, TRAINING, n * self.batch + b) for b in range(self.batch)]
-        return self._work.batch(self.corpus, self.rows_of(n), noise)
+        return self._layout.lay_out(self._sources.make(self._layout.examples(n, self._sources)))
 
-    def rows_of(self, n: int) -> np.ndarray:
-        """Which rows of the corpus batch n reads: int64 [batch], each of `raw_length` tokens."""
-        return shuffled(np.arange(n * self.batch, (n + 1) * self.batch, dtype=np.int64), self.rows, self.seed)
-
-    @property
-    def rows(self) -> int:
-        """Rows in one epoch; the tokens after the last whole row are left out."""
-        return self.corpus.rows(self.raw_length)
+    def origins(self, n: int) -> list[Origin]:
+        """Where the text of each example of batch n stands; of a packed batch, before packing."""
+        source, number = self._sources.places(self._layout.examples(n, self._sources))
+        return [self.sources[s].origin(i) for s, i in zip(source.tolist(), number.tolist(), strict=True)]
 
     @property
-    def raw_length(self) -> int:
-        """Tokens of text behind one example."""
-        return self._work.raw_length
+    def sources(self) -> tuple[RowExamples | PieceExamples, ...]:
+        return self._sources.sources  # type: ignore[return-value]
 
     @property
-    def target_length(self) -> int:
-        return self._work.target_length
+    def size(self) -> int:
+        """Examples in one epoch of every source."""
+        return sum(source.size for source in self.sources)
 
     @cached_property
-    def _work(self) -> "_Work":
-        return _prepare(self.corpus, self.input_length, self.objective, self.options)
+    def _layout(self) -> Layout:
+        return Layout(
+            seed=self.seed, batch=self.batch, batching=self.batching, input_length=self.input_length,
+            target_length=self.longest_target, exact=True,
+        )  # fmt: skip
+
+    @cached_property
+    def longest_target(self) -> int:
+        """What a target holds at most, EOS included."""
+        return self.target_length or max(
+            longest_target(part, self.input_length) for part in parts_of(self.objective, self.options)
+        )
+
+    @cached_property
+    def _sources(self) -> Sources:
+        return sources_of(self)
+
+
+def parts_of(objective: str, options: Mapping[str, Any]) -> tuple[Part, ...]:
+    """The objectives behind a name: one, or those of a mixture."""
+    found = objectives.get(objective)
+    return found.parts(**options) if found.parts is not None else (Part(objective, options),)
+
+
+def longest_target(part: Part, input_length: int) -> int:
+    lengths = objectives.get(part.objective).lengths
+    return input_length if lengths is None else lengths(input_length, **part.options)[1]
+
+
+def corpora_of(batches: CorpusBatches) -> tuple["Corpus", ...]:
+    corpora = batches.corpus
+    return tuple(corpora) if isinstance(corpora, Sequence) else (corpora,)
+
+
+def sources_of(batches: CorpusBatches) -> Sources:
+    """Every corpus under every part of the objective; a share is the corpus' times the part's."""
+    corpora = corpora_of(batches)
+    if not corpora:
+        raise UserError("name at least one corpus to train on")
+    if len({corpus.fingerprint for corpus in corpora}) > 1:
+        raise UserError(
+            "these corpora were built with different tokenizers, so their ids mean different things: "
+            + ", ".join(f"{corpus.folder} ({corpus.fingerprint[:12]})" for corpus in corpora)
+        )
+    parts = parts_of(batches.objective, batches.options)
+    rates = shares(batches.mixture, [corpus.tokens for corpus in corpora])
+    found = [
+        (
+            rate * part.weight,
+            of_corpus(
+                corpus, input_length=batches.input_length, target_length=batches.target_length,
+                objective=part.objective, options=part.options, prefix=part.prefix,
+            ),
+        )
+        for corpus, rate in zip(corpora, rates, strict=True)
+        for part in parts
+    ]  # fmt: skip
+    return Sources(tuple(one for _, one in found), Mixture(tuple(rate for rate, _ in found), batches.seed))
 
 
 def fixed_batches(
-    corpus: "Corpus",
+    corpus: "Corpus | Sequence[Corpus]",
     *,
     batch: int,
     input_length: int,
+    target_length: int | None = None,
     objective: str = "span",
     options: Mapping[str, Any] | None = None,
+    mixture: str = "size",
     seed: int = 0,
     limit: int | None = None,
 ) -> list[Batch]:
-    """The first `limit` rows of a corpus (all by default), in order, under noise that only (seed, row) decides.
+    """The first `limit` examples (all by default), in order, under noise that only (seed, example) decides.
 
     For a held-out loss that is the same question at every step. The last batch may be smaller.
     """
-    work = _prepare(corpus, input_length, objective, options or {})
-    _require_rows(corpus, work.raw_length)
-    held = corpus.rows(work.raw_length)
-    rows = np.arange(held if limit is None else min(held, limit), dtype=np.int64)
-    pieces = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    return [work.batch(corpus, piece, [generator(seed, EVALUATION, row) for row in piece.tolist()]) for piece in pieces]
+    made = CorpusBatches(
+        corpus=corpus, seed=seed, batch=batch, input_length=input_length, target_length=target_length,
+        objective=objective, options=options or {}, mixture=mixture,
+    )  # fmt: skip
+    count = made.size if limit is None else min(made.size, limit)
+    source, number = made._sources.mixture.deal(np.arange(count, dtype=np.int64))
+    found = []
+    for start in range(0, count, batch):
+        pairs: list[Pair] = []
+        for example in range(start, min(start + batch, count)):
+            one = made.sources[int(source[example])]
+            here = number[example : example + 1] % one.size
+            pairs += one.make(here, [generator(seed, EVALUATION, example)])
+        found.append(pad(pairs, exact=True))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatches:
     """Pairs of (input ids, target ids), EOS included, shuffled anew each epoch.
 
-    Both sides are padded with 0 to the longest of the batch, rounded up to a multiple of 8.
+    Padded, both sides are as long as the longest of the batch, rounded up to a multiple of 8.
 
     >>> batches = PairBatches(pairs=[([5, 6, 1], [7, 1]), ([8, 1], [9, 9, 1])], seed=0, batch=2)
     >>> batches(0).inputs.shape, sorted(batches(0).targets[:, 0].tolist())
     ((2, 8), [7, 9])
     """
 
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]] = field(repr=False)
+    pairs: Sequence[Pair] = field(repr=False)
     seed: int
     batch: int
+    batching: str = "padded"
+    input_length: int | None = None  # of a packed row; None: the longest of all pairs
+    target_length: int | None = None
 
     def __post_init__(self) -> None:
         if not self.pairs:
             raise UserError("there are no examples to train on; check the task's data")
-        if self.batch < 1:
-            raise UserError(f"batch is the number of examples per step; it must be at least 1, not {self.batch}")
+        _ = self._layout
 
     def __call__(self, n: int) -> Batch:
         """Batch n (from 0), the same on every call."""
-        examples = np.arange(n * self.batch, (n + 1) * self.batch, dtype=np.int64)
-        chosen = [self.pairs[row] for row in shuffled(examples, len(self.pairs), self.seed).tolist()]
-        return Batch(padded([inputs for inputs, _ in chosen]), padded([targets for _, targets in chosen]))
+        return self._layout.lay_out(self._sources.make(self._layout.examples(n, self._sources)))
+
+    @cached_property
+    def _layout(self) -> Layout:
+        longest = [max(len(pair[side]) for pair in self.pairs) for side in (0, 1)]
+        return Layout(
+            seed=self.seed, batch=self.batch, batching=self.batching,
+            input_length=self.input_length or longest[0], target_length=self.target_length or longest[1],
+        )  # fmt: skip
+
+    @cached_property
+    def _sources(self) -> Sources:
+        return Sources((PairExamples(self.pairs),), Mixture((1.0,), self.seed))
 
 
 def encode_pairs(
@@ -148,7 +312,7 @@ def encode_pairs(
     return list(zip(*sides, strict=True))
 
 
-def shuffled(examples: np.ndarray, rows: int, seed: int) -> np.ndarray:
+def shuffled(examples: np.ndarray, rows: int, seed: int | str) -> np.ndarray:
     """The row each example (0, 1, 2, ... over all epochs) reads: an epoch holds every row once, in its own order."""
     epochs, places = np.divmod(examples, rows)
     chosen = np.empty_like(places)
@@ -163,48 +327,3 @@ def generator(seed: int, use: int, example: int) -> np.random.Generator:
     """The noise of one example, made in some microseconds: no seed sequence is spun up."""
     key = np.array([seed % 2**64, use], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, example, 0], np.uint64)))
-
-
-def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Lists of ids as int64 [B, longest rounded up to a multiple of 8], 0 behind each.
-
-    >>> padded([[5, 6, 1], [1]]).tolist()
-    [[5, 6, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]]
-    """
-    longest = max((len(row) for row in rows), default=0)
-    out = np.zeros((len(rows), max(-(-longest // MULTIPLE), 1) * MULTIPLE), np.int64)
-    for line, row in zip(out, rows, strict=True):
-        line[: len(row)] = row
-    return out
-
-
-class _Work(NamedTuple):
-    """An objective with everything settled but the rows."""
-
-    objective: Objective
-    options: Mapping[str, Any]
-    sentinels: Sentinels
-    raw_length: int
-    target_length: int
-
-    def batch(self, corpus: "Corpus", rows: np.ndarray, generators: list[np.random.Generator]) -> Batch:
-        raw = corpus.read(rows, self.raw_length)
-        inputs, targets = self.objective.corrupt(raw, generators, self.sentinels, **self.options)
-        return Batch(inputs.astype(np.int64), targets.astype(np.int64))
-
-
-def _prepare(corpus: "Corpus", input_length: int, name: str, options: Mapping[str, Any]) -> _Work:
-    objective = objectives.get(name)
-    raw_length, target_length = objective.lengths(input_length, **options)
-    work = _Work(objective, dict(options), Sentinels.of(corpus.tokenizer()), raw_length, target_length)
-    # One trial row, so that a vocabulary with too few sentinels is refused here and not in the first training step.
-    objective.corrupt(np.zeros((1, raw_length), np.int32), [generator(0, TRAINING, 0)], work.sentinels, **options)
-    return work
-
-
-def _require_rows(corpus: "Corpus", raw_length: int) -> None:
-    if corpus.rows(raw_length) < 1:
-        raise UserError(
-            f"{corpus.folder} holds {corpus.tokens:,} tokens, but one example needs {raw_length:,}; "
-            "build it from more text (for held-out text: a larger --held-out), or lower the input length"
-        )

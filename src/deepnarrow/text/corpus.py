@@ -80,6 +80,14 @@ class Corpus:
             self._copy(start, row)
         return rows
 
+    def span(self, start: int, length: int) -> np.ndarray:
+        """`length` tokens of the stream from position `start` on, int32; over documents and shards."""
+        if start < 0 or length < 0 or start + length > self.tokens:
+            raise IndexError(f"{self.folder} has {self.tokens} tokens")
+        tokens = np.empty(length, np.int32)
+        self._copy(start, tokens)
+        return tokens
+
     def document(self, number: int) -> np.ndarray:
         """The tokens of one document, int32."""
         if not 0 <= number < self.documents:

@@ -8,14 +8,13 @@ from typing import Any
 
 from deepnarrow.errors import UserError
 from deepnarrow.model.folder import Opened, resolve_device
-from deepnarrow.model.t5 import T5
 from deepnarrow.shapes import parse
 from deepnarrow.tasks import Pair, Task
 from deepnarrow.text.batches import Batch, PairBatches, encode_pairs, padded
 from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.train.config import PAIRS, Config
 from deepnarrow.train.loop import Began, Evaluate, Result, train
-from deepnarrow.train.pretrain import HELD_OUT_BATCH, weights_fingerprint
+from deepnarrow.train.pretrain import HELD_OUT_BATCH, build, weights_fingerprint
 
 EncodedPairs = list[tuple[list[int], list[int]]]
 
@@ -52,12 +51,19 @@ def finetune(
         raise UserError(f"task {task.name} has no pairs to train on here; check the data")
     train_ids = encoded(config, task, pairs, opened.tokenizer)
     held_out = ordered_batches(encoded(config, task, held_out_pairs[: config.eval_examples], opened.tokenizer))
-    model = T5(opened.shape, dropout=config.dropout)
+    model = build(config)
     model.load_state_dict(opened.model.state_dict())
     return train(
         config,
         model,
-        PairBatches(pairs=train_ids, seed=config.seed, batch=config.batch),
+        PairBatches(
+            pairs=train_ids,
+            seed=config.seed,
+            batch=config.batch,
+            batching=config.batching,
+            input_length=config.input_length,
+            target_length=config.target_length or task.target_tokens,
+        ),
         out,
         tokenizer=opened.tokenizer,
         device=where,

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ HELD_OUT_BATCH = 16  # examples at once; the held-out loss does not depend on it
 
 def pretrain(
     config: Config,
-    corpus: Corpus,
+    corpus: Corpus | Sequence[Corpus],
     out: Path,
     *,
     device: str = "auto",
@@ -35,43 +36,52 @@ def pretrain(
 ) -> Result:
     """Train `config.shape` on a corpus, from weights drawn by `config.seed` or from those of `initial`.
 
-    The corpus' held-out part, if it has one, gives the loss that marks the best checkpoint. Goes on where a run of the
+    Several corpora are mixed as `config.mixture` says. Their held-out parts, where they have one, give the loss that marks the best checkpoint. Goes on where a run of the
     same config was left in `out`. Raises `UserError` where shape, tokenizer, corpus and `initial` do not fit together.
     """
     where = resolve_device(device)
     if config.objective == PAIRS:
         raise UserError('pretraining needs an objective that makes its own targets, such as "span", not "pairs"')
-    check_vocab(config, corpus)
-    model = T5(parse(config.shape), dropout=config.dropout)
-    if initial is None:
-        initialise(model, config.seed)
-    else:
-        check_initial(config, corpus, initial)
-        model.load_state_dict(initial.model.state_dict())
+    corpora = list(corpus) if isinstance(corpus, Sequence) else [corpus]
     batches = CorpusBatches(
-        corpus=corpus,
+        corpus=corpora,
         seed=config.seed,
         batch=config.batch,
         input_length=config.input_length,
+        target_length=config.target_length,
         objective=config.objective,
         options=options(config),
+        mixture=config.mixture,
+        batching=config.batching,
     )
+    check_vocab(config, corpora[0])
+    model = build(config)
+    if initial is None:
+        initialise(model, config.seed)
+    else:
+        check_initial(config, corpora[0], initial)
+        model.load_state_dict(initial.model.state_dict())
     return train(
         config,
         model,
         batches,
         out,
-        tokenizer=corpus.tokenizer(),
+        tokenizer=corpora[0].tokenizer(),
         device=where,
-        held_out=held_out_batches(config, corpus, batches.raw_length, quiet=quiet),
+        held_out=held_out_batches(config, corpora, quiet=quiet),
         evaluate=evaluate,
         kind="pretrain",
-        origin=origin(corpus, initial),
+        origin=origin(corpora, initial),
         peak_flops=peak_flops,
         tensorboard=tensorboard,
         quiet=quiet,
         began=began,
     )
+
+
+def build(config: Config) -> T5:
+    """The model of a config, its weights not yet set."""
+    return T5(parse(config.shape), dropout=config.dropout)
 
 
 def fit_vocab(config: Config, corpus: Corpus) -> Config:
@@ -120,38 +130,38 @@ def options(config: Config) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value is not None}
 
 
-def held_out_batches(config: Config, corpus: Corpus, raw_length: int, *, quiet: bool) -> list[Batch]:
+def held_out_batches(config: Config, corpora: Sequence[Corpus], *, quiet: bool) -> list[Batch]:
     """The same examples under the same noise at every evaluation, whatever the run's seed and batch."""
-    held_out = corpus.held_out()
-    if held_out is None:
+    parts = [held_out for corpus in corpora if (held_out := corpus.held_out()) is not None]
+    if not parts:
         return []
-    if held_out.rows(raw_length) == 0:
+    try:
+        return fixed_batches(
+            parts,
+            batch=HELD_OUT_BATCH,
+            input_length=config.input_length,
+            target_length=config.target_length,
+            objective=config.objective,
+            options=options(config),
+            mixture=config.mixture if len(parts) == len(corpora) else "size",
+            limit=config.eval_examples,
+        )
+    except UserError as error:  # what could not be trained on was refused before; this part is only too short
         if not quiet:
-            print(
-                f"deepnarrow: the held-out text is shorter than one example ({held_out.tokens:,} of {raw_length:,} "
-                "tokens), so there will be no held-out loss",
-                file=sys.stderr,
-            )
+            print(f"deepnarrow: there will be no held-out loss: {error}", file=sys.stderr)
         return []
-    return fixed_batches(
-        held_out,
-        batch=HELD_OUT_BATCH,
-        input_length=config.input_length,
-        objective=config.objective,
-        options=options(config),
-        limit=config.eval_examples,
-    )
 
 
-def origin(corpus: Corpus, initial: Opened | None) -> dict[str, Any]:
+def origin(corpora: Sequence[Corpus], initial: Opened | None) -> dict[str, Any]:
+    shards = " ".join(shard.sha256 for corpus in corpora for shard in corpus.shards)
     return {
-        "corpus": str(corpus.folder),
-        "sources": [source.source for source in corpus.sources],
-        "tokens": corpus.tokens,
+        "corpus": ", ".join(str(corpus.folder) for corpus in corpora),
+        "sources": [source.source for corpus in corpora for source in corpus.sources],
+        "tokens": sum(corpus.tokens for corpus in corpora),
         "initial": initial.origin if initial else None,
         "fingerprints": {
-            "tokenizer": corpus.fingerprint,
-            "corpus": hashlib.sha256(" ".join(shard.sha256 for shard in corpus.shards).encode()).hexdigest(),
+            "tokenizer": corpora[0].fingerprint,
+            "corpus": hashlib.sha256(shards.encode()).hexdigest(),
             "initial weights": weights_fingerprint(initial.model) if initial else None,
         },
     }
