@@ -25,12 +25,19 @@ The first two also define what proves them, for the contract's tests:
     restore(inputs, targets, sentinels, **options) -> ids
         the text of one example (arrays without padding), rebuilt from the two sides alone
 
-Every side ends with EOS. Options are keyword arguments with defaults; `example` and `corrupt` are pure functions.
+and, where a document is stored as more than its text,
+
+    stored(text, sentinels) -> ids
+        some text as a corpus for this objective could store it, such that `restore` gives the text back
+
+Every side ends with EOS. Options are keyword arguments with defaults, the same for every function of a file; `example`
+and `corrupt` are pure functions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from inspect import Parameter, signature
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -103,6 +110,29 @@ def get(name: str) -> Objective:
     module = import_module(f"{__name__}.{name}")
     functions = {function: getattr(module, function, None) for function in Objective._fields[2:]}
     return Objective(name, kind_of(module), **functions)
+
+
+def check_options(objective: Objective, options: Iterable[str]) -> None:
+    """Refuse the name of an option that the objective does not have.
+
+    >>> check_options(get("span"), {"density": 0.5})
+    >>> check_options(get("span"), {"span": 3.0})
+    Traceback (most recent call last):
+    deepnarrow.errors.UserError: the objective 'span' has no option 'span'; its options: density, mean_span
+    """
+    known = options_of(objective)
+    for name in options:
+        if name not in known:
+            theirs = f"its options: {', '.join(known)}" if known else "it takes none"
+            raise UserError(f"the objective {objective.name!r} has no option {name!r}; {theirs}")
+
+
+def options_of(objective: Objective) -> dict[str, Any]:
+    """The names of an objective's options with their defaults."""
+    main = objective.parts or objective.example or objective.corrupt
+    assert main is not None, f"{objective.name} defines neither parts, example nor corrupt"
+    found = signature(main).parameters.values()
+    return {option.name: option.default for option in found if option.kind is Parameter.KEYWORD_ONLY}
 
 
 def kind_of(module: ModuleType) -> Literal["rows", "documents", "mixture"]:

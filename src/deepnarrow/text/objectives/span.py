@@ -27,8 +27,9 @@ import numpy as np
 
 from deepnarrow.errors import UserError
 from deepnarrow.text.objectives import Ids, Sentinels
+from deepnarrow.text.objectives._rows import check_share, squeeze, with_eos, words
 
-__all__ = ["Counts", "Ids", "Sentinels", "corrupt", "counts", "fold", "lengths", "masks", "split"]
+__all__ = ["Counts", "Ids", "Sentinels", "corrupt", "counts", "fold", "lengths", "masks", "restore", "split"]
 
 
 class Counts(NamedTuple):
@@ -42,8 +43,7 @@ def counts(length: int, *, density: float = 0.15, mean_span: float = 3.0) -> Cou
     >>> counts(568)
     Counts(hidden=85, spans=28)
     """
-    if not 0 < density < 1:
-        raise UserError(f"density is the share of tokens to hide; it must lie between 0 and 1, not {density}")
+    check_share("density", density, "the share of tokens to hide")
     if mean_span < 1:
         raise UserError(f"mean_span is a span's mean length in tokens; it must be at least 1, not {mean_span}")
     if length < 2:
@@ -105,12 +105,9 @@ def masks(generators: Sequence[np.random.Generator], length: int, hidden: int, s
     The lengths of the hidden runs, and of the visible ones, are each a uniformly random composition.
     """
     visible = length - hidden
-    # Raw words: NumPy keeps a bit generator's stream over its versions, but not what a Generator makes of it.
-    words = np.empty((len(generators), length - 2), np.uint64)
-    for row, generator in zip(words, generators, strict=True):
-        row[:] = generator.bit_generator.random_raw(length - 2)
-    visible_ends = _run_ends(words[:, : visible - 1], visible, spans)
-    hidden_ends = _run_ends(words[:, visible - 1 :], hidden, spans)
+    drawn = words(generators, length - 2)
+    visible_ends = _run_ends(drawn[:, : visible - 1], visible, spans)
+    hidden_ends = _run_ends(drawn[:, visible - 1 :], hidden, spans)
     edges = np.zeros((len(generators), length + 1), np.int8)
     starts = visible_ends.copy()
     starts[:, 1:] += hidden_ends[:, :-1]
@@ -119,34 +116,53 @@ def masks(generators: Sequence[np.random.Generator], length: int, hidden: int, s
     return np.cumsum(edges[:, :-1], axis=1, dtype=np.int8).view(np.bool_)
 
 
-def _run_ends(words: np.ndarray, items: int, runs: int) -> np.ndarray:
-    """Cut `items` into `runs` non-empty runs: where each ends, int64 [B, runs]. Uses up random `words` [B, items - 1].
+def _run_ends(drawn: np.ndarray, items: int, runs: int) -> np.ndarray:
+    """Cut `items` into `runs` non-empty runs: where each ends, int64 [B, runs]. Uses up random words [B, items - 1].
 
     The runs - 1 smallest of items - 1 random words are a uniformly random choice of places to cut. Each word carries
     its place in its low bits, so that a partial sort suffices; 40 random bits or more are left above them.
     """
-    ends = np.full((len(words), runs), items, np.int64)
+    ends = np.full((len(drawn), runs), items, np.int64)
     if runs > 1:
         low = np.uint64((1 << items.bit_length()) - 1)
-        words &= ~low  # in place, here and below: fresh pages for large temporaries cost more than the arithmetic
-        words |= np.arange(1, items, dtype=np.uint64)
-        words.partition(runs - 2, axis=1)
-        ends[:, :-1] = words[:, : runs - 1] & low
+        drawn &= ~low  # in place, here and below: fresh pages for large temporaries cost more than the arithmetic
+        drawn |= np.arange(1, items, dtype=np.uint64)
+        drawn.partition(runs - 2, axis=1)
+        ends[:, :-1] = drawn[:, : runs - 1] & low
         ends.sort(axis=1)
     return ends
 
 
+def restore(
+    inputs: np.ndarray, targets: np.ndarray, sentinels: Sentinels, *, density: float = 0.15, mean_span: float = 3.0
+) -> np.ndarray:
+    """The text of one example, from its two sides [L] and [T]: visible and hidden runs by turns.
+
+    >>> restore(np.array([99, 12, 13, 98, 1]), np.array([10, 11, 99, 14, 1]), Sentinels(first=99, count=5, eos=1))
+    array([10, 11, 12, 13, 14])
+    """
+    sides = inputs[:-1], targets[:-1]
+    marks = [(side <= sentinels.first) & (side > sentinels.first - sentinels.count) for side in sides]
+    # The number of a token's run is twice the sentinels before it; the side that has a sentinel first lags by one.
+    runs = [2 * np.cumsum(mark) - bool(mark[:1].any()) for mark in marks]
+    text, visible = np.concatenate(sides), ~np.concatenate(marks)
+    return text[visible][np.argsort(np.concatenate(runs)[visible], kind="stable")]
+
+
 def split(rows: np.ndarray, hidden: np.ndarray, sentinels: Sentinels) -> Ids:
     """Inputs (hidden runs folded) and targets (visible runs folded) of `rows` [B, R] under a mask [B, R], with EOS."""
-    return Ids(
-        _with_eos(fold(rows, hidden, sentinels), sentinels), _with_eos(fold(rows, ~hidden, sentinels), sentinels)
-    )
+    ended = with_eos(rows, sentinels)
+    mask = np.zeros(ended.shape, bool)  # EOS is never folded
+    mask[:, :-1] = hidden
+    inputs = fold(ended, mask, sentinels)
+    np.logical_not(hidden, out=mask[:, :-1])
+    return Ids(inputs, fold(ended, mask, sentinels))
 
 
 def fold(rows: np.ndarray, mask: np.ndarray, sentinels: Sentinels) -> np.ndarray:
     """Replace each run of masked tokens by one sentinel, the first run by `<extra_id_0>`, the next by `<extra_id_1>`.
 
-    Every row must keep equally many tokens, else ValueError.
+    Rows that become shorter than others have 0 behind.
 
     >>> rows, mask = np.array([[10, 11, 12, 13, 14, 15]]), np.array([[1, 1, 0, 0, 1, 0]], bool)
     >>> fold(rows, mask, Sentinels(first=999, count=100, eos=1)).tolist()
@@ -157,12 +173,4 @@ def fold(rows: np.ndarray, mask: np.ndarray, sentinels: Sentinels) -> np.ndarray
     folded = np.cumsum(start, axis=1, dtype=rows.dtype)  # in a run's first place: its number, from 1
     np.subtract(sentinels.first + 1, folded, out=folded)
     np.copyto(folded, rows, where=~start)
-    keep = start | ~mask
-    widths = np.count_nonzero(keep, axis=1)
-    if np.any(widths != widths[:1]):
-        raise ValueError("these masks leave rows of different lengths")
-    return folded[keep].reshape(len(rows), -1)
-
-
-def _with_eos(rows: np.ndarray, sentinels: Sentinels) -> np.ndarray:
-    return np.concatenate([rows, np.full((len(rows), 1), sentinels.eos, rows.dtype)], axis=1)
+    return squeeze(folded, start | ~mask)
