@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepnarrow.model import noise
 from deepnarrow.shapes import Shape
 
 EPSILON = 1e-6
@@ -51,7 +52,7 @@ class Norm(nn.Module):
         return normed.to(compute_dtype(x))
 
 
-def dropped(x: Tensor, rate: float, *, training: bool) -> Tensor:
+def dropped(x: Tensor, rate: float, *, training: bool, split: int | None = None) -> Tensor:
     """Dropout as T5 was trained with it: one draw for each example and channel, shared along the sequence (dim -2).
 
     So do mesh_tensorflow/transformer/transformer_layers.py and t5x. A draw for each element, as torch's own dropout
@@ -59,7 +60,7 @@ def dropped(x: Tensor, rate: float, *, training: bool) -> Tensor:
     """
     if not training or rate == 0.0:
         return x
-    kept = torch.empty(*x.shape[:-2], 1, x.shape[-1], device=x.device).bernoulli_(1 - rate).div_(1 - rate)
+    kept = noise.kept([*x.shape[:-2], 1, x.shape[-1]], rate, x.device, split=split)
     return (x * kept).to(x.dtype)
 
 
@@ -103,7 +104,7 @@ class Attention(nn.Module):
     def forget(self, memory: KeysValues) -> KeysValues:
         """Dropout of attention weights. T5 shares its draws among the queries, so it is a dropout of whole values."""
         value_BGKM = memory.value_BGMK.transpose(-1, -2)
-        return KeysValues(memory.key_BGMK, dropped(value_BGKM, self.dropout, training=True).transpose(-1, -2))
+        return KeysValues(memory.key_BGMK, dropped(value_BGKM, self.dropout, training=True, split=1).transpose(-1, -2))
 
 
 def split(x_BLI: Tensor, heads: int) -> Tensor:
@@ -159,4 +160,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.activation(self.wi_0(x)) * self.wi_1(x) if self.gated else self.activation(self.wi(x))
-        return self.wo(dropped(hidden, self.dropout, training=self.training))
+        return self.wo(dropped(hidden, self.dropout, training=self.training, split=-1))

@@ -56,7 +56,9 @@ class PositionBias(nn.Module):
         """[H, O]: one number per head for each offset, from the last query's first key to the first query's last."""
         offset_O = torch.arange(1 - keys, queries, device=self.table.device)
         bucket_O = position_bucket(offset_O, causal=causal, buckets=self.buckets, far=self.far)
-        bias_HO = F.embedding(bucket_O, self.table).T
+        # Where heads are split over devices the table is a DTensor, and this process wants its own heads.
+        table = self.table.to_local() if hasattr(self.table, "to_local") else self.table
+        bias_HO = F.embedding(bucket_O, table).T
         return bias_HO.masked_fill(offset_O > 0, MASKED) if causal else bias_HO
 
 
