@@ -240,3 +240,103 @@ def test_wikipedia_in_t5s_lengths(shared: Path, tmp_path: Path) -> None:
         assert ((inputs == 1).sum(axis=1) == 1).all()
         assert ((inputs >= 32000).sum(axis=1) == 28).all()
         assert ((targets >= 32000).sum(axis=1) == 28).all()
+
+
+# Pieces of documents, several corpora, mixtures of objectives
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """3,000 documents of 0 to 99 characters, the same letter throughout one, so that a piece tells its document."""
+    folder = tmp_path_factory.mktemp("documents")
+    texts = [chr(97 + n % 26) * (n * 37 % 100) for n in range(3000)]
+    (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return build([folder / "a.jsonl"], BYTES, folder / "corpus", shard_tokens=10_000)
+
+
+def test_pieces_cover_each_document_and_never_cross_one(documents: Corpus) -> None:
+    batches = make(documents, objective="prefix_lm", input_length=33, batch=50)
+    (source,) = batches.sources
+    origins = [source.origin(number) for number in range(source.size)]
+    by_document: dict[int, list[tuple[int, int]]] = {}
+    for origin in origins:
+        assert len(origin.documents) == 1
+        by_document.setdefault(origin.documents[0], []).append((origin.start, origin.tokens))
+    for number in range(documents.documents):
+        size, start = len(documents.document(number)), int(documents.starts[number])
+        found = by_document.get(number, [])
+        assert [place for place, _ in found] == [start + 32 * k for k in range(len(found))]
+        assert size - sum(tokens for _, tokens in found) in ((0, 1) if size else (0,))
+        assert all(tokens == 32 for _, tokens in found[:-1])
+    assert len(by_document) > 2000
+
+
+def test_a_prefix_lm_batch_is_pieces_of_single_documents(documents: Corpus) -> None:
+    batches = make(documents, objective="prefix_lm", input_length=33, batch=50)
+    for n in range(5):
+        batch = batches(n)
+        for inputs, targets, origin in zip(batch.inputs, batch.targets, batches.origins(n), strict=True):
+            one, other = inputs[inputs != 0], targets[targets != 0]
+            assert one[-1] == other[-1] == BYTES.eos
+            both = np.concatenate([one[:-1], other[:-1]])
+            assert (both == documents.span(origin.start, origin.tokens)).all()
+            assert len(set(both.tolist())) == 1
+
+
+@pytest.mark.parametrize("batching", ["padded", "bucketed", "packed"])
+def test_document_batches_depend_on_their_number_alone(documents: Corpus, batching: str) -> None:
+    options = {"objective": "prefix_lm", "input_length": 64, "batch": 16, "batching": batching}
+    batches = make(documents, **options)
+    in_order = [batches(n) for n in range(12)]
+    fresh = pickle.loads(pickle.dumps(make(documents, **options)))
+    for n in (11, 2, 7):
+        for one, other in zip(fresh(n), in_order[n], strict=True):
+            assert (one is None and other is None) or np.array_equal(one, other)
+
+
+def test_packed_rows_have_room_for_the_longest(documents: Corpus) -> None:
+    packed = make(documents, objective="prefix_lm", input_length=64, batch=64, batching="packed")(0)
+    plain = make(documents, objective="prefix_lm", input_length=64, batch=64)(0)
+    assert packed.tokens == plain.tokens
+    assert packed.inputs.shape[1] <= 64
+    assert packed.places < 0.8 * plain.places
+
+
+def test_several_corpora_keep_their_shares(corpus: Corpus, documents: Corpus) -> None:
+    batches = make([corpus, documents], input_length=64, batch=64, mixture="0.25,0.75")
+    folders = [origin.corpus.folder for n in range(64) for origin in batches.origins(n)]
+    assert folders.count(corpus.folder) == 1024
+    first = [rows for n in range(4) for rows in batches.origins(n) if rows.corpus.folder == corpus.folder]
+    once = make(corpus, input_length=64, batch=len(first)).origins(0)
+    assert [origin.start for origin in first] == [origin.start for origin in once]
+    by_size = make([corpus, documents], input_length=64, batch=64)
+    assert [len(source.corpus.shards) for source in by_size.sources] == [14, len(documents.shards)]
+
+
+def test_corpora_of_two_tokenizers_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("some other text\n" * 100)
+    other = build([tmp_path / "b.txt"], ByteTokenizer(sentinels=50), tmp_path / "other")
+    with pytest.raises(UserError, match="different tokenizers"):
+        make([corpus, other])
+    with pytest.raises(UserError, match="2 sources"):
+        make([corpus, corpus], mixture="0.5")
+    with pytest.raises(UserError, match="at least one corpus"):
+        make([])
+
+
+def test_ul2_deals_its_seven_denoisers(corpus: Corpus) -> None:
+    batches = make(corpus, objective="ul2", input_length=120, batch=70)
+    assert len(batches.sources) == 7
+    marks = [tuple(row[: row.tolist().index(ord("]") + 3) + 1].tolist()) for row in batches(0).inputs]
+    texts = {BYTES.decode(list(mark)) for mark in marks}
+    assert texts == {"[NLU]", "[NLG]", "[S2S]"}
+    assert batches(0).inputs.shape[1] <= 120
+    assert equal(batches(3), make(corpus, objective="ul2", input_length=120, batch=70)(3))
+
+
+def test_fixed_batches_of_pieces_and_mixtures(corpus: Corpus, documents: Corpus) -> None:
+    for options in ({"objective": "prefix_lm"}, {"objective": "ul2"}):
+        whole = fixed_batches([corpus, documents], batch=8, input_length=120, limit=20, **options)
+        assert [len(batch.inputs) for batch in whole] == [8, 8, 4]
+        again = fixed_batches([corpus, documents], batch=8, input_length=120, limit=20, **options)
+        assert all(equal(one, other) for one, other in zip(whole, again, strict=True))

@@ -38,16 +38,20 @@ def finetune(
     accumulate: training.Accumulate = None,
     input_length: training.InputLength = None,
     target_length: training.TargetLength = None,
+    batching: training.Batching = None,
     optimizer: training.Optimizer = None,
     learning_rate: training.LearningRate = None,
     schedule: training.Schedule = None,
     warmup: training.Warmup = None,
+    ramp_down: training.RampDown = None,
     weight_decay: training.WeightDecay = None,
     clip: training.Clip = None,
     dropout: training.Dropout = None,
+    dropout_shared: training.DropoutShared = None,
     z_loss: training.ZLoss = None,
     normaliser: training.Normaliser = None,
     dtype: training.Dtype = None,
+    recompute: training.Recompute = None,
     seed: training.Seed = None,
     device: training.Device = "auto",
     save_every: training.SaveEvery = None,
@@ -71,9 +75,10 @@ def finetune(
     """
     written = training.given(
         steps=steps, batch=batch, accumulate=accumulate, input_length=input_length, target_length=target_length,
-        optimizer=optimizer, learning_rate=learning_rate, schedule=schedule, warmup=warmup, weight_decay=weight_decay,
-        clip=clip, dropout=dropout, z_loss=z_loss, normaliser=normaliser, dtype=dtype, seed=seed,
-        save_every=save_every, keep=keep, eval_every=eval_every, eval_examples=eval_examples, log_every=log_every,
+        batching=batching, optimizer=optimizer, learning_rate=learning_rate, schedule=schedule, warmup=warmup,
+        ramp_down=ramp_down, weight_decay=weight_decay, clip=clip, dropout=dropout, dropout_shared=dropout_shared,
+        z_loss=z_loss, normaliser=normaliser, dtype=dtype, recompute=recompute, seed=seed, save_every=save_every,
+        keep=keep, eval_every=eval_every, eval_examples=eval_examples, log_every=log_every,
     )  # fmt: skip
     from deepnarrow import tasks
     from deepnarrow.train import recipes

@@ -16,7 +16,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def pretrain(
     context: typer.Context,
-    corpus: Annotated[Path, typer.Option(metavar="DIR", help="Made by `deepnarrow corpus build`.")],
+    corpus: Annotated[
+        list[Path], typer.Option(metavar="DIR", help="Made by `deepnarrow corpus build`; several are mixed.")
+    ],
     out: training.Out,
     shape: Annotated[str | None, typer.Option(metavar="S", help="Such as small-el16-dl2; see `shapes --help`.")] = None,
     recipe: training.Recipe = "miniature",
@@ -24,19 +26,27 @@ def pretrain(
     batch: training.BatchSize = None,
     accumulate: training.Accumulate = None,
     input_length: training.InputLength = None,
+    target_length: training.TargetLength = None,
     objective: Annotated[str | None, typer.Option(metavar="NAME", help="What is hidden from the model; span.")] = None,
     density: Annotated[float | None, typer.Option(metavar="X", help="Share of tokens hidden; T5: 0.15.")] = None,
     mean_span: Annotated[float | None, typer.Option(metavar="X", help="Their mean run in tokens; T5: 3.")] = None,
+    mixture: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Of corpora: size, equal, temperature=2, or rates 0.7,0.3.")
+    ] = None,
+    batching: training.Batching = None,
     optimizer: training.Optimizer = None,
     learning_rate: training.LearningRate = None,
     schedule: training.Schedule = None,
     warmup: training.Warmup = None,
+    ramp_down: training.RampDown = None,
     weight_decay: training.WeightDecay = None,
     clip: training.Clip = None,
     dropout: training.Dropout = None,
+    dropout_shared: training.DropoutShared = None,
     z_loss: training.ZLoss = None,
     normaliser: training.Normaliser = None,
     dtype: training.Dtype = None,
+    recompute: training.Recompute = None,
     seed: training.Seed = None,
     init_from: Annotated[str | None, typer.Option(metavar="MODEL", help="Weights to start from, not new ones.")] = None,
     device: training.Device = "auto",
@@ -60,11 +70,12 @@ def pretrain(
       deepnarrow pretrain --init-from google/t5-efficient-tiny --corpus law --out runs/law --learning-rate 0.005
     """
     written = training.given(
-        steps=steps, batch=batch, accumulate=accumulate, input_length=input_length, objective=objective,
-        density=density, mean_span=mean_span, optimizer=optimizer, learning_rate=learning_rate, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay, clip=clip, dropout=dropout, z_loss=z_loss, normaliser=normaliser,
-        dtype=dtype, seed=seed, save_every=save_every, keep=keep, eval_every=eval_every, eval_examples=eval_examples,
-        log_every=log_every,
+        steps=steps, batch=batch, accumulate=accumulate, input_length=input_length, target_length=target_length,
+        objective=objective, density=density, mean_span=mean_span, mixture=mixture, batching=batching,
+        optimizer=optimizer, learning_rate=learning_rate, schedule=schedule, warmup=warmup, ramp_down=ramp_down,
+        weight_decay=weight_decay, clip=clip, dropout=dropout, dropout_shared=dropout_shared, z_loss=z_loss,
+        normaliser=normaliser, dtype=dtype, recompute=recompute, seed=seed, save_every=save_every, keep=keep,
+        eval_every=eval_every, eval_examples=eval_examples, log_every=log_every,
     )  # fmt: skip
     if shape is None and init_from is None:
         raise UserError(
@@ -76,7 +87,7 @@ def pretrain(
     make = recipes.get(recipe, recipes.PRETRAINING)
     if shape is not None:
         make(shape, **written)  # a mistake in a flag is told before anything is opened
-    opened_corpus = open_corpus(corpus)
+    corpora = [open_corpus(folder) for folder in corpus]
 
     from deepnarrow.model.folder import open_model
     from deepnarrow.shapes import parse
@@ -91,20 +102,20 @@ def pretrain(
         assert shape is not None
         config = make(shape, **written)
         if initial is None and not names_vocab(shape):
-            asked, config = config, fit_vocab(config, opened_corpus)
+            asked, config = config, fit_vocab(config, corpora[0])
             fitted = config.shape != asked.shape
     config = training.going_on(config, out, written)
 
     def began(step: int) -> None:
         if fitted:
             rows = parse(config.shape).vocab
-            training.say(f"the vocabulary gets {rows:,} rows, for the {opened_corpus.vocab:,} ids of the corpus")
+            training.say(f"the vocabulary gets {rows:,} rows, for the {corpora[0].vocab:,} ids of the corpus")
         training.announce(config, step)
 
     result = training.supervise(
         lambda: run(
             config,
-            opened_corpus,
+            corpora,
             out,
             device=device,
             initial=initial,

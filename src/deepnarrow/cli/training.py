@@ -26,9 +26,23 @@ Optimizer = Annotated[str | None, typer.Option(metavar="NAME", help="adafactor, 
 LearningRate = Annotated[float | None, typer.Option(metavar="X", help="What the schedule multiplies.")]
 Schedule = Annotated[str | None, typer.Option(metavar="NAME", help="inverse_sqrt, constant, cosine or linear.")]
 Warmup = Annotated[int | None, typer.Option(metavar="N", help="Steps the learning rate rises (inverse_sqrt: is flat).")]
+RampDown = Annotated[
+    float | None, typer.Option(metavar="X", help="Share of the steps, at the end, over which the rate falls to 0.")
+]
+Batching = Annotated[
+    str | None, typer.Option(metavar="KIND", help="Unequal examples: padded, bucketed by length, or packed.")
+]
 WeightDecay = Annotated[float | None, typer.Option(metavar="X", help="Of matrices only.")]
 Clip = Annotated[float | None, typer.Option(metavar="X", help="Largest norm of the gradient; 0 for none.")]
 Dropout = Annotated[float | None, typer.Option(metavar="X", help="Share of activations dropped.")]
+DropoutShared = Annotated[
+    bool | None,
+    typer.Option("--dropout-shared/--dropout-each", help="One draw along the length (T5's), or one for each element."),
+]
+Recompute = Annotated[
+    bool | None,
+    typer.Option("--recompute/--no-recompute", help="Compute blocks again in the backward pass: less memory."),
+]
 ZLoss = Annotated[float | None, typer.Option("--z-loss", metavar="X", help="Weight of (log Z)^2; T5: 1e-4.")]
 Normaliser = Annotated[
     str | None, typer.Option(metavar="NAME", help="Divide the loss by tokens, or as T5 by positions.")
@@ -115,6 +129,8 @@ def again(context: typer.Context) -> str:
             words.append(str(value))
         elif isinstance(value, bool):
             words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        elif isinstance(value, list | tuple):
+            words += [word for one in value for word in (parameter.opts[0], str(one))]
         else:
             words += [parameter.opts[0], str(value)]
     return shlex.join(words)

@@ -77,7 +77,9 @@ class Layout:
         return sources.by_length(window * WINDOW * self.batch, WINDOW * self.batch)[turn * self.batch :][: self.batch]
 
     def lay_out(self, pairs: Sequence[Pair]) -> Batch:
-        return pack(pairs, self.input_length, self.target_length) if self.batching == "packed" else pad(pairs, self.exact)
+        return (
+            pack(pairs, self.input_length, self.target_length) if self.batching == "packed" else pad(pairs, self.exact)
+        )
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class CorpusBatches:
     """Examples of a corpus, or of several, under an objective.
 
     `mixture` shares the examples out among several corpora: "size" (in tokens), "equal", "temperature=2", or rates such
-    as "0.7,0.3". An objective of rows fills its batches without padding; one of documents is padded, bucketed or packed.
+    as "0.7,0.3". An objective of rows fills its batches; those of documents are padded, bucketed or packed.
 
     Raises UserError when a corpus holds no example, or the objective needs more sentinels than there are.
     """

@@ -1,7 +1,7 @@
 """Examples of unequal length put together: padded, bucketed by length, or packed several to a row.
 
 A batch counts examples, whichever way it is laid out, so that an update means the same in all three and the loss is
-the same number; only the padding differs. T5 packs in training (`pack=True` in its `t5/data` mixtures), and counts rows.
+the same number; only the padding differs. T5 packs in training (`pack=True`), and counts rows instead.
 """
 
 from collections.abc import Sequence

@@ -36,8 +36,9 @@ def pretrain(
 ) -> Result:
     """Train `config.shape` on a corpus, from weights drawn by `config.seed` or from those of `initial`.
 
-    Several corpora are mixed as `config.mixture` says. Their held-out parts, where they have one, give the loss that marks the best checkpoint. Goes on where a run of the
-    same config was left in `out`. Raises `UserError` where shape, tokenizer, corpus and `initial` do not fit together.
+    Several corpora are mixed as `config.mixture` says. Their held-out parts, where they have one, give the loss that
+    marks the best checkpoint. Goes on where a run of the same config was left in `out`. Raises `UserError` where shape,
+    tokenizer, corpus and `initial` do not fit together.
     """
     where = resolve_device(device)
     if config.objective == PAIRS:
