@@ -41,18 +41,21 @@ def main() -> None:
         rate = given.batch / min(repeat(make, number=1, repeat=given.repeats))
         name = " ".join([part.objective, *(f"{key}={value}" for key, value in part.options.items())])
         print(f"{name:<40} {text:>11} {inputs:>7.1f} {targets:>7.1f} {rate:>11,.0f} {rate * text / 1e6:>11.1f}")
-        results.append({"objective": name, "text_tokens": text, "inputs": inputs, "targets": targets, "per_s": rate})
+        results.append({"objective": name, "text_tokens": text, "inputs": float(inputs),
+                        "targets": float(targets), "per_s": round(rate)})  # fmt: skip
     print(json.dumps({"input_length": given.input_length, "batch": given.batch, "cores": 1,
                       "machine": machine.describe(), "objectives": results}))  # fmt: skip
 
 
 def every_part() -> list[Part]:
-    """Each objective as it is, and as mixtures use it."""
+    """Each objective as it is, and as mixtures use it; options that are the usual ones are left out."""
     found = {}
     for name in objectives.names():
         objective = objectives.get(name)
         for part in objective.parts() if objective.parts else (Part(name),):
-            found[part.objective, tuple(part.options.items())] = part
+            usual = objectives.options_of(objectives.get(part.objective))
+            unusual = {option: value for option, value in part.options.items() if value != usual[option]}
+            found[part.objective, tuple(unusual.items())] = Part(part.objective, unusual)
     return list(found.values())
 
 

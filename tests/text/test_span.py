@@ -208,6 +208,20 @@ def test_inputs_and_targets_rebuild_the_text(
     assert (targets[:, -1] == 1).all()
     for row, one, other in zip(rows.tolist(), inputs.tolist(), targets.tolist(), strict=True):
         assert unfold(one, other, sentinels) == row
+        assert span.restore(np.array(one), np.array(other), sentinels).tolist() == row
+
+
+def test_restore_reads_golden_sides(golden: dict) -> None:
+    """T5's two examples: one whose mask starts hidden and ends visible, one that starts visible and ends hidden."""
+    case = golden["sentinel_functions"]
+    rows, mask = np.array([case["tokens"]]), np.array([case["noise_mask"]], bool)
+    sentinels = Sentinels(first=case["vocab_size"] - 1, count=100, eos=1)
+    for hidden in (mask, ~mask):
+        inputs, targets = span.split(rows, hidden, sentinels)
+        assert span.restore(inputs[0], targets[0], sentinels).tolist() == case["tokens"]
+    case = golden["denoise"]["corrupted"]
+    found = span.restore(np.array([*case["inputs"], 1]), np.array([*case["targets"], 1]), Sentinels(25, 2, 1))
+    assert found.tolist() == golden["denoise"]["tokens"]
 
 
 # Mistakes

@@ -1,4 +1,4 @@
-"""I.i.d. denoising (Raffel et al. 2020, arXiv:1910.10683, section 3.3.1 and table 3): each token is hidden by itself.
+"""I.i.d. denoising (Raffel et al. 2020, arXiv:1910.10683, section 3.3.2 and table 3): each token is hidden by itself.
 
     text     Thank you for inviting me to your party last week
     inputs   Thank you <0> me to your party <1> week
@@ -36,7 +36,7 @@ from deepnarrow.text.objectives import Ids, Sentinels, span
 from deepnarrow.text.objectives._rows import chance, check_share, room, squeeze, with_eos, words
 
 STYLES = ("spans", "drop")
-MARGIN = 4.0  # standard deviations of the number of runs: about 1 row in 30,000 has more
+MARGIN = 4.0  # standard deviations of the number of runs: 1 row in 30,000 has more, 1 in 3,000 of very few runs
 
 
 def lengths(inputs_length: int, *, density: float = 0.15, style: str = "spans") -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Prefix language modelling (Raffel et al. 2020, arXiv:1910.10683, section 3.2): read a text's start, say the rest.
+"""Prefix language modelling (Raffel et al. 2020, arXiv:1910.10683, section 3.3.1): read the start, say the rest.
 
     text     Thank you for inviting me to your party last week
     inputs   Thank you for inviting
