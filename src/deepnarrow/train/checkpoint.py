@@ -4,14 +4,22 @@ RUN/checkpoints.json                    {"last": "step-00000200", "best": "step-
 RUN/checkpoints/step-00000200/
     config.json, model.safetensors, tokenizer files      what `open_model` reads
     optimizer.safetensors, state.json                    what going on needs besides
+    shards/                                              where the weights are spread over ranks, in place of
+                                                         optimizer.safetensors: weights and moments, a file from each
+
+Either kind is read by any number of ranks. A large model's checkpoint on the way has no model.safetensors; the best,
+the last and those of models of up to a billion parameters do.
 """
 
+import copy
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,12 +27,15 @@ from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
 from deepnarrow.errors import UserError
-from deepnarrow.files import read_json, whole_folder, write_json
+from deepnarrow.files import read_json, sync_folder, whole_folder, write_json
 from deepnarrow.model.folder import read_model, save_model
 from deepnarrow.model.t5 import T5
 from deepnarrow.text.tokenizer import Tokenizer
-from deepnarrow.train import optim
+from deepnarrow.train import optim, shards
+from deepnarrow.train.parallel import Ranks
 from deepnarrow.train.state import State
+
+ALWAYS_WHOLE = 10**9  # parameters up to which every sharded checkpoint is a Hugging Face folder too
 
 
 def name(step: int) -> str:
@@ -43,14 +54,111 @@ def steps(out: Path) -> list[int]:
 
 def save(out: Path, model: T5, tokenizer: Tokenizer | None, optimizer: Optimizer, state: State, *, keep: int) -> Path:
     """Write a checkpoint of this step, point `checkpoints.json` at it, and drop the ones no longer kept."""
+    return write_whole(out, model, tokenizer, optim.state_tensors(optimizer, model), state, keep)
+
+
+def write_whole(
+    out: Path, model: T5, tokenizer: Tokenizer | None, moments: dict[str, torch.Tensor], state: State, keep: int
+) -> Path:
     folder = out / "checkpoints" / name(state.step)
     with disk_errors(folder), whole_folder(folder) as temporary:
         save_model(model, tokenizer, temporary)
-        save_file(optim.state_tensors(optimizer, model), temporary / "optimizer.safetensors")
+        save_file(moments, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", state.to_json())
     point(out, state)
     prune(out, state, keep)
     return folder
+
+
+class Saver:
+    """Writes the checkpoints of a run, from one rank or from all, at once or in a thread beside training.
+
+    In a thread, what is written is a copy of the moment `save` was called. One checkpoint is finished before the next
+    is begun, and an error of the thread comes up then, or in `finish`.
+    """
+
+    def __init__(self, out: Path, ranks: Ranks, *, beside: bool) -> None:
+        self.out, self.ranks, self.beside = out, ranks, beside
+        self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self.writing: list[Future[Any]] = []
+
+    def save(
+        self, model: T5, tokenizer: Tokenizer | None, optimizer: Optimizer, state: State, *, keep: int, chosen: bool
+    ) -> None:
+        """`chosen` checkpoints, the best and the last, are Hugging Face folders whatever their size."""
+        self.finish()
+        state = copy.deepcopy(state)
+        if self.ranks.sharded:
+            self._save_shards(model, tokenizer, optimizer, state, keep, chosen)
+        elif not self.beside:
+            self.ranks.first_says(lambda: str(save(self.out, model, tokenizer, optimizer, state, keep=keep)))
+        elif self.ranks.first:
+            frozen = copy.deepcopy(model)
+            moments = {key: value.clone() for key, value in optim.state_tensors(optimizer, model).items()}
+            self._begin(lambda: write_whole(self.out, frozen, tokenizer, moments, state, keep))
+
+    def _save_shards(
+        self, model: T5, tokenizer: Tokenizer | None, optimizer: Optimizer, state: State, keep: int, chosen: bool
+    ) -> None:
+        folder = self.out / "checkpoints" / name(state.step)
+        temporary = folder.with_name(f".{folder.name}.saving")
+        large = sum(parameter.numel() for parameter in model.parameters()) > ALWAYS_WHOLE
+        whole = None if large and not chosen else self.ranks.whole(model, torch.device("cpu"), first_only=True)
+        self.ranks.first_says(lambda: fresh_folder(temporary / shards.FOLDER))
+        held = shards.tensors(model, optimizer)
+
+        def publish() -> None:
+            with disk_errors(folder):
+                if whole is not None:
+                    save_model(whole, tokenizer, temporary / "whole")
+                    for file in (temporary / "whole").iterdir():
+                        file.rename(temporary / file.name)
+                    (temporary / "whole").rmdir()
+                write_json(temporary / "state.json", state.to_json())
+                take_place(temporary, folder)
+            point(self.out, state)
+            prune(self.out, state, keep)
+
+        if not self.beside:
+            shards.write(temporary / shards.FOLDER, held, self.ranks)
+            self.ranks.first_says(publish)
+            return
+        written = shards.write_beside(temporary / shards.FOLDER, held, self.ranks)
+        self.writing = [written]
+        if self.ranks.first:
+            self._begin(lambda: (written.result(), publish()))
+
+    def _begin(self, work: Callable[[], Any]) -> None:
+        self.writing.append(self.pool.submit(work))
+
+    def finish(self) -> None:
+        """Until what was begun is written, on every rank."""
+        writing, self.writing = self.writing, []
+        if self.beside:
+            self.ranks.first_says(lambda: [future.result() for future in writing] and None)
+
+    def close(self) -> None:
+        """Let go of the thread; what it still writes, it writes."""
+        self.pool.shutdown(wait=False)
+
+
+def fresh_folder(path: Path) -> None:
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.mkdir(parents=True)
+
+
+def take_place(temporary: Path, folder: Path) -> None:
+    """Rename a finished folder, in place of one of the same step if there is one."""
+    sync_folder(temporary)
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        temporary.rename(folder)
+    sync_folder(folder.parent)
 
 
 def point(out: Path, state: State) -> None:
@@ -70,23 +178,26 @@ def prune(out: Path, state: State, keep: int) -> None:
             shutil.rmtree(leaving, ignore_errors=True)
 
 
-def restore(out: Path, model: T5, optimizer: Optimizer) -> State:
+def restore(out: Path, model: T5, optimizer: Optimizer, ranks: Ranks | None = None) -> State:
     """Load the last checkpoint into `model` and `optimizer`; without one, leave both and start at step 0."""
-    sweep(out)
+    ranks = ranks or Ranks()
+    ranks.first_says(lambda: sweep(out))
     existing = steps(out)
     if not existing:
         return State()
     folder = out / "checkpoints" / name(existing[-1])
     with readable(folder):
         state = State.from_json(read_json(folder / "state.json"), source=str(folder / "state.json"))
-        model.load_state_dict(read_model(folder).state_dict())
-        tensors = read_tensors(folder / "optimizer.safetensors")
-        optim.load_state(optimizer, model, tensors, source=str(folder / "optimizer.safetensors"))
+        if (folder / shards.FOLDER).is_dir():
+            shards.read(folder / shards.FOLDER, model, optimizer, ranks)
+        else:
+            weights, moments = read_model(folder).state_dict(), read_tensors(folder / "optimizer.safetensors")
+            shards.fill(model, optimizer, weights, moments, source=str(folder / "optimizer.safetensors"))
     if state.step != existing[-1]:
         raise UserError(f"{folder / 'state.json'} is of step {state.step}; delete {folder} and run again")
     if state.best and state.best.step not in existing:
         state.best = None  # it went when a better one came, and that one was deleted by hand
-    point(out, state)
+    ranks.first_says(lambda: point(out, state))
     return state
 
 

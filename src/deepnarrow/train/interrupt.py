@@ -3,11 +3,14 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+ECHO = 3.0  # seconds within which a second signal is the first one, passed on
 
 
 class Interrupted(KeyboardInterrupt):
@@ -23,10 +26,16 @@ class StopNow(BaseException):
 
 
 class Signals:
-    """Whether somebody asked the run to stop. Only the main thread can listen; elsewhere nothing is ever asked."""
+    """Whether somebody asked the run to stop. Only the main thread can listen; elsewhere nothing is ever asked.
 
-    def __init__(self) -> None:
+    With `several` processes a launcher passes on what the terminal has already sent to each: then one signal may come
+    twice, and it takes a second one after a while to leave at once.
+    """
+
+    def __init__(self, *, several: bool = False) -> None:
         self.asked = False
+        self._patience = ECHO if several else 0.0
+        self._when = 0.0
         self._breakable = False
         self._before: dict[int, Any] = {}
 
@@ -53,8 +62,10 @@ class Signals:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
+            if time.monotonic() - self._when < self._patience:
+                return
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self._when = True, time.monotonic()
         # Not print(): the signal may have come in the middle of one.
         os.write(2, b"\ndeepnarrow: finishing this step, then saving; once more to leave at once\n")
         if self._breakable:

@@ -1,15 +1,18 @@
 """The training loop. Step n is a function of the config, the data and the weights after step n - 1, and of nothing
 else, so that a run that was stopped or killed and went on ends with the same bits as one that never was.
 
-That holds on a processor with the same number of threads; on a GPU it holds as far as its kernels are deterministic.
+That holds on a processor with the same number of threads and of ranks; on a GPU it holds as far as its kernels are
+deterministic. Another number of ranks (parallel.py) sums the same numbers in another order: same batches, same noise,
+same losses but for rounding.
 """
 
 import hashlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,6 +32,7 @@ from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.train import checkpoint, loss, optim, run_folder
 from deepnarrow.train.config import Config
 from deepnarrow.train.interrupt import Interrupted, Signals, StopNow
+from deepnarrow.train.parallel import Execution, Ranks, by_layout, local, ranks
 from deepnarrow.train.schedule import rate
 from deepnarrow.train.state import HELD_OUT_LOSS, Best, State
 from deepnarrow.train.tracking import Log, cut_log, note
@@ -67,37 +71,57 @@ def train(
     tensorboard: bool = True,
     quiet: bool = False,
     began: Began | None = None,
+    execution: Execution | None = None,
 ) -> Result:
     """Train `model` in place and keep the run in `out`; go on where a run of the same config was left there.
 
     `batches(n)` is the data of step n, from 0. Every `eval_every` steps and at the end, `held_out` gives a loss and
     `evaluate` scores, its first one the metric that "best" means; without it the held-out loss is. `peak_flops`, in
     FLOP/s, turns speed into a share of the peak. `origin["fingerprints"]` must be the same when a run goes on. `began`
-    is told the step to go on from, once nothing is left that could refuse.
+    is told the step to go on from, once nothing is left that could refuse. Every rank of a job calls this with the same
+    arguments; rank 0 alone writes records and is told that the run began. `execution` may change when a run goes on.
 
     Raises `UserError` where `out` belongs to another run, a checkpoint is damaged, or a number is no longer finite;
     `Interrupted` after SIGINT or SIGTERM, with everything saved.
     """
     out = Path(out)
-    with run_folder.lock(out), Signals() as signals, own_random_numbers(device):
-        last = checkpoint.last_state(out)
-        run_folder.enter(out, config, kind=kind, origin=origin, step=last.step if last else None)
-        model.to(device).train()
+    execution = execution or Execution()
+    with (
+        ranks(execution, device) as job,
+        job.first_holds(run_folder.lock(out)),
+        Signals(several=job.size > 1) as signals,
+        own_random_numbers(job.device),
+    ):
+
+        def enter() -> int | None:
+            last = checkpoint.last_state(out)
+            run_folder.enter(out, config, kind=kind, origin=origin, step=last.step if last else None)
+            return last.step if last else None
+
+        check_same_folder(out, job, job.first_says(enter))
+        job.lay_out(model.train(), fsdp=execution.parallel == "fsdp")
         optimizer = optim.build(config, model)
-        state = checkpoint.restore(out, model, optimizer)
-        cut_log(out, step=state.step, evaluated=state.evaluated)
+        by_layout(optimizer)
+        state = checkpoint.restore(out, model, optimizer, job)
+        job.first_says(lambda: cut_log(out, step=state.step, evaluated=state.evaluated))
+        saver = checkpoint.Saver(out, job, beside=execution.async_save)
         run = _Run(
-            config=config, model=model, optimizer=optimizer, state=state, out=out, tokenizer=tokenizer, device=device,
-            held_out=held_out, evaluate=evaluate, peak_flops=peak_flops,
+            config=config, model=model, optimizer=optimizer, state=state, out=out, tokenizer=tokenizer, job=job,
+            saver=saver, held_out=held_out, evaluate=evaluate, peak_flops=peak_flops,
         )  # fmt: skip
-        if began is not None:
+        if began is not None and job.first:
             began(state.step)
-        log = Log(out, step=state.step, tensorboard=tensorboard and state.step < config.steps)
+        log = Log(out, step=state.step, tensorboard=tensorboard and state.step < config.steps) if job.first else None
         try:
-            with shown(config, state, quiet) as bar, Lookahead(batches, config.steps) as ahead:
+            with (
+                shown(config, state, quiet or not job.first) as bar,
+                Lookahead(batches, config.steps, execution.loaders) as ahead,
+            ):
                 run.until_done(ahead, log, bar, signals)
         finally:
-            log.close()
+            saver.close()
+            if log is not None:
+                log.close()
     return Result(
         state.step, state.loss, state.held_out_loss, dict(state.scores), state.tokens_per_second, state.best, out
     )
@@ -113,43 +137,54 @@ class _Run:
     state: State
     out: Path
     tokenizer: Tokenizer | None
-    device: torch.device
+    job: Ranks
+    saver: checkpoint.Saver
     held_out: Sequence[Batch]
     evaluate: Evaluate | None
-    peak_flops: float | None
+    peak_flops: float | None  # of one rank
     saved: int = field(init=False)  # step of the last checkpoint
+    asked: bool = field(init=False, default=False)  # to stop, on any rank
 
     def __post_init__(self) -> None:
         self.saved = self.state.step
 
-    def until_done(self, batches: Batches, log: Log, bar: Bar, signals: Signals) -> None:
+    def until_done(self, batches: Batches, log: Log | None, bar: Bar, signals: Signals) -> None:
         """Evaluate what is due, save what is due, do one step; in this order, so that a run can stop between any two.
 
         An evaluation that is broken off is made up for when the run goes on: the checkpoint says it is missing.
         """
         words = ""
+        self.asked = self.job.any(signals.asked)
         while True:
-            save = signals.asked
+            save = stop = self.to_stop(signals)
             if self.can_judge and self.due(self.config.eval_every) and self.state.evaluated < self.state.step:
                 try:
-                    with signals.interruptible():
+                    with signals.interruptible() if self.job.size == 1 else nullcontext():
                         judged = self.judge()
-                    log.add({"step": self.state.step, **judged})
+                    if log is not None:
+                        log.add({"step": self.state.step, **judged})
                     save |= self.improved(judged)
                 except StopNow:
                     save = True
             if self.state.step > 0 and (save or (self.due(self.config.save_every) and self.saved < self.state.step)):
-                self.save()
-            if signals.asked:
+                self.save(chosen=save or self.state.step == self.config.steps)
+            if stop or self.to_stop(signals):
+                self.saver.finish()
                 raise Interrupted(self.out, self.state.step)
             if self.state.step >= self.config.steps:
+                self.saver.finish()
                 return
-            self.update(batches(self.state.step))
+            self.update(batches(self.state.step), signals)
             if self.due(self.config.log_every) or self.state.step == 1:
                 row = self.log_row()
-                log.add(row)
+                if log is not None:
+                    log.add(row)
                 words = note(row)
             bar.advance(1, words)
+
+    def to_stop(self, signals: Signals) -> bool:
+        """Alone, as soon as it is asked; beside others, where all of them know, which is after the next step."""
+        return signals.asked if self.job.size == 1 else self.asked
 
     @property
     def can_judge(self) -> bool:
@@ -159,24 +194,27 @@ class _Run:
         step = self.state.step
         return step == self.config.steps or (every is not None and step > 0 and step % every == 0)
 
-    def update(self, batch: Batch) -> None:
+    def update(self, batch: Batch, signals: Signals) -> None:
         """One step of the optimizer. Nothing is changed unless the loss and the gradient are finite."""
-        config, state, began = self.config, self.state, time.perf_counter()
+        config, state, job, began = self.config, self.state, self.job, time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         divisor = loss.count(batch.targets, config.normaliser)
-        nll = torch.zeros((), device=self.device)
-        for part, piece in enumerate(split(batch, config.accumulate)):
+        nll = torch.zeros((), device=job.device)
+        parts = list(split(batch, config.accumulate))
+        for part, piece in enumerate(parts):
+            mine, rows = job.share(piece)
             torch.manual_seed(noise_seed(config.seed, state.step, part))
-            dtype = DTYPES[config.dtype]
-            nll += loss.accumulate(
-                self.model, piece, divisor=divisor, device=self.device, dtype=dtype, z_loss=config.z_loss
-            ).nll
+            with job.noise(rows), job.last_part() if part == len(parts) - 1 else nullcontext():
+                nll += loss.accumulate(
+                    self.model, mine, divisor=divisor, device=job.device, dtype=DTYPES[config.dtype],
+                    z_loss=config.z_loss,
+                ).nll  # fmt: skip
         # The one place where a step waits for a GPU.
-        loss_sum, self.norm = torch.stack([nll, optim.gradient_norm(self.model)]).tolist()
+        loss_sum, self.norm, self.asked = job.totals(nll, self.model, signals.asked)
         if not math.isfinite(loss_sum) or not math.isfinite(self.norm):
             raise self.diverged("loss" if not math.isfinite(loss_sum) else "gradient", state.step + 1)
         if config.clip is not None and self.norm > config.clip:
-            optim.scale_gradients(self.model, config.clip / self.norm)
+            job.scale_gradients(self.model, config.clip / self.norm)
         self.rate = rate(config, state.step)
         optim.set_rate(self.optimizer, self.rate)
         self.optimizer.step()
@@ -209,26 +247,41 @@ class _Run:
             "seconds": round(state.seconds, 3),
         }
         if self.peak_flops:
-            row["share_of_peak"] = round(state.window_flops / state.window_seconds / self.peak_flops, 4)
+            peak = self.peak_flops * self.job.size
+            row["share_of_peak"] = round(state.window_flops / state.window_seconds / peak, 4)
         state.window_nll, state.window_seconds = 0.0, 0.0
         state.window_targets = state.window_tokens = state.window_flops = 0
         return row
 
     def judge(self) -> dict[str, float]:
-        """Scores first, the held-out loss last. Dropout is off, and no gradient is kept."""
+        """Scores first, the held-out loss last. Dropout is off, and no gradient is kept.
+
+        Every rank asks the same questions, of a whole model; the held-out loss alone is spread over them.
+        """
         scores: dict[str, float] = {}
         self.model.eval()
         try:
             with torch.no_grad():
                 if self.evaluate is not None:
-                    scores |= {name: float(value) for name, value in self.evaluate(self.model).items()}
+                    asked = self.job.whole(self.model, self.job.device) if self.job.sharded else self.model
+                    assert asked is not None
+                    scores |= {name: float(value) for name, value in self.evaluate(asked).items()}
                 if self.held_out:
-                    scores[HELD_OUT_LOSS] = loss.held_out_loss(
-                        self.model, self.held_out, device=self.device, dtype=DTYPES[self.config.dtype]
-                    )
+                    scores[HELD_OUT_LOSS] = self.held_out_loss()
         finally:
             self.model.train()
-        return scores
+        return self.job.first_says(lambda: scores)
+
+    def held_out_loss(self) -> float:
+        dtype, device = DTYPES[self.config.dtype], self.job.device
+        if self.job.size == 1:
+            return loss.held_out_loss(self.model, self.held_out, device=device, dtype=dtype)
+        mine = [self.job.share(batch)[0] for batch in self.held_out]
+        found = [loss.sums(self.model, batch, device=device, dtype=dtype) for batch in mine]
+        sums = [sum(float(one.nll) for one in found), sum(one.tokens for one in found)]
+        nll, tokens = self.job.sum(torch.tensor(sums, dtype=torch.float64, device=device)).tolist()
+        self.job.put_away(self.model)
+        return nll / max(1, tokens)
 
     def improved(self, judged: Mapping[str, float]) -> bool:
         """Take the evaluation into the state; whether this step is now the best one."""
@@ -243,13 +296,17 @@ class _Run:
         state.best = found
         return True
 
-    def save(self) -> None:
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+    def save(self, *, chosen: bool) -> None:
+        finite = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self.model.parameters())
+        if self.job.any(not finite):
             raise self.diverged("weights", self.state.step)
-        checkpoint.save(self.out, self.model, self.tokenizer, self.optimizer, self.state, keep=self.config.keep)
+        self.saver.save(
+            self.model, self.tokenizer, self.optimizer, self.state, keep=self.config.keep, chosen=chosen
+        )  # fmt: skip
         self.saved = self.state.step
 
-    def diverged(self, what: str, step: int) -> UserError:
+    def diverged(self, what: str, step: int) -> BaseException:
+        self.saver.finish()
         kept = checkpoint.steps(self.out)
         where = f"the last good checkpoint is {self.out / 'checkpoints' / checkpoint.name(kept[-1])}" if kept else (
             "no checkpoint was saved before"
@@ -264,25 +321,28 @@ class _Run:
         if self.config.optimizer == "adamw":
             cure.append("optimizer adafactor or adamw_scale (plain AdamW often diverges on T5)")
         verb = "are" if what == "weights" else "is"
-        return UserError(
-            f"training stopped at step {step}: the {what} {verb} no longer finite; {where}; "
-            f"try {', or '.join(cure)}, in a new --out"
+        return self.job.together(
+            UserError(
+                f"training stopped at step {step}: the {what} {verb} no longer finite; {where}; "
+                f"try {', or '.join(cure)}, in a new --out"
+            )
         )
 
 
 class Lookahead:
-    """Makes the next batch in a thread while the model works on this one."""
+    """Makes the next batches in threads, one in each, while the model works on this one. Their order is as asked."""
 
-    def __init__(self, batches: Batches, steps: int) -> None:
-        self.batches, self.steps = batches, steps
-        self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        self.next: tuple[int, Future[Batch]] | None = None
+    def __init__(self, batches: Batches, steps: int, loaders: int = 1) -> None:
+        self.batches, self.steps, self.loaders = batches, steps, loaders
+        self.pool = ThreadPoolExecutor(max_workers=loaders, thread_name_prefix="batches")
+        self.ahead: deque[tuple[int, Future[Batch]]] = deque()
 
     def __call__(self, n: int) -> Batch:
-        if self.next is None or self.next[0] != n:
-            self.next = n, self.pool.submit(self.batches, n)
-        batch = self.next[1].result()
-        self.next = (n + 1, self.pool.submit(self.batches, n + 1)) if n + 1 < self.steps else None
+        if not self.ahead or self.ahead[0][0] != n:
+            self.ahead = deque([(n, self.pool.submit(self.batches, n))])
+        batch = self.ahead.popleft()[1].result()
+        for m in range(n + 1 + len(self.ahead), min(n + 1 + self.loaders, self.steps)):
+            self.ahead.append((m, self.pool.submit(self.batches, m)))
         return batch
 
     def __enter__(self) -> "Lookahead":
@@ -299,9 +359,19 @@ def split(batch: Batch, parts: int) -> Iterator[Batch]:
     >>> [half.targets.tolist() for half in halves]
     [[[3]], [[4]]]
     """
-    for inputs, targets in zip(np.array_split(batch.inputs, parts), np.array_split(batch.targets, parts), strict=True):
-        if len(inputs):
-            yield Batch(inputs, targets)
+    fields = [[None] * parts if array is None else np.array_split(array, parts) for array in batch]
+    for piece in zip(*fields, strict=True):
+        if len(piece[0]):
+            yield Batch(*piece)
+
+
+def check_same_folder(out: Path, job: Ranks, step: int | None) -> None:
+    """Ranks on several machines must see one folder. `step` is the last checkpoint that rank 0 sees there."""
+    seen = checkpoint.steps(out)[-1:]
+    if job.any(seen != ([] if step is None else [step])):
+        raise job.together(
+            UserError(f"not every rank sees the same checkpoints in {out}; give an --out that all machines share")
+        )
 
 
 def noise_seed(seed: int, step: int, part: int) -> int:
