@@ -19,6 +19,11 @@ def evaluate(
         str | None, typer.Argument(metavar="MODEL", help="A run folder, a Hugging Face folder or a hub name.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="The task; --list shows them.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Instead of a task: predict this corpus, or its DIR/held_out.")
+    ] = None,
+    objective: Annotated[str, typer.Option(metavar="NAME", help="With --corpus: what is hidden.")] = "span",
+    input_length: Annotated[int, typer.Option(metavar="N", help="With --corpus: tokens of one input.")] = 512,
     split: Annotated[str, typer.Option(help="The split to score.")] = "validation",
     data: Annotated[
         Path | None, typer.Option(metavar="PATH", help="A file, or a folder with SPLIT.jsonl (.csv, .parquet) in it.")
@@ -38,19 +43,30 @@ def evaluate(
 ) -> None:
     """Score a model on a task, with 95 % intervals, beside a baseline that learned nothing.
 
-    A task with labels is scored by which label the model finds likeliest, any other by what it generates.
+    A task with labels is scored by which label the model finds likeliest, any other by what it generates. A corpus is
+    scored by how well the model predicts what an objective hides: loss per token, and bits per byte.
 
     \b
     Example:
       deepnarrow evaluate --list
       deepnarrow evaluate runs/stdlib --task stdlib_topic --split test
+      deepnarrow evaluate runs/wiki --corpus wiki/held_out --objective prefix_lm
       deepnarrow evaluate google/t5-efficient-tiny --task squad --data squad/dev.jsonl --limit 200 --out answers.jsonl
     """
     if show_list:
         list_tasks(as_json=as_json)
         return
-    if model is None or task is None:
-        raise UserError("name a model and a task: deepnarrow evaluate MODEL --task NAME (--list shows the tasks)")
+    if model is None or (task is None) == (corpus is None):
+        raise UserError(
+            "name a model and a task (deepnarrow evaluate MODEL --task NAME; --list shows the tasks) or a corpus (--corpus)"
+        )
+    if corpus is not None:
+        on_corpus(
+            model, corpus, objective, input_length, limit=limit, batch=batch, seed=seed, device=device, dtype=dtype,
+            as_json=as_json,
+        )  # fmt: skip
+        return
+    assert task is not None
     if beam is not None and beam < 1:
         raise UserError(f"the width of a beam must be at least 1, not {beam}")
     from deepnarrow import tasks
@@ -90,6 +106,41 @@ def evaluate(
         show(evaluation, about, loaded.skipped)
         if out is not None:
             print(f"predictions: {out}")
+
+
+def on_corpus(
+    model: str,
+    folder: Path,
+    objective: str,
+    input_length: int,
+    *,
+    limit: int | None,
+    batch: int,
+    seed: int,
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    from deepnarrow.measure.text_loss import text_loss
+    from deepnarrow.model.folder import open_model, resolve_device, resolve_dtype
+    from deepnarrow.text.corpus import open_corpus
+
+    corpus = open_corpus(folder)
+    opened = open_model(model, device=resolve_device(device), dtype=resolve_dtype(dtype))
+    found = text_loss(
+        opened, corpus, objective=objective, input_length=input_length, limit=limit, batch=batch, seed=seed
+    )
+    if as_json:
+        import json
+
+        about = {"model": opened.origin, "shape": str(opened.shape), "corpus": str(folder)}
+        print(json.dumps(about | found.to_json(), indent=2))
+        return
+    print(
+        f"{opened.origin} ({opened.shape}) on {folder}, {objective}: {found.bits_per_byte:.3f} bits per byte "
+        f"[{found.low:.3f}, {found.high:.3f}], loss {found.loss:.3f} per token; {found.examples:,} examples, "
+        f"{found.target_tokens:,} target tokens, {found.target_bytes:,} bytes"
+    )
 
 
 def show_json(evaluation: "Evaluation", about: dict[str, Any]) -> None:
