@@ -75,8 +75,10 @@ def work(
     if objective.example is None or objective.piece_length is None:
         raise UserError(f"{part.objective} makes no examples")
     example, text = objective.example, objective.piece_length(input_length, **options) or input_length // 2
-    rows = np.random.default_rng(0).integers(3, PIECES, (batch, text), np.int32)
-    return text, lambda: [example(ids, drawn, sentinels, **options) for ids, drawn in zip(rows, noise(), strict=True)]
+    pieces = list(np.random.default_rng(0).integers(3, PIECES, (batch, text), np.int32))
+    if objective.stored is not None:
+        pieces = [objective.stored(piece, sentinels) for piece in pieces]
+    return text, lambda: [example(ids, drawn, sentinels, **options) for ids, drawn in zip(pieces, noise(), strict=True)]
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ and, where a document is stored as more than its text,
     stored(text, sentinels) -> ids
         some text as a corpus for this objective could store it, such that `restore` gives the text back
 
-Every side ends with EOS. Options are keyword arguments with defaults, the same for every function of a file; `example`
+Every side ends with EOS. Options are keyword arguments with defaults, the same for all of these functions; `example`
 and `corrupt` are pure functions.
 """
 
@@ -93,6 +93,7 @@ class Objective(NamedTuple):
     example: Callable[..., tuple[np.ndarray, np.ndarray]] | None
     parts: Callable[..., tuple[Part, ...]] | None
     restore: Callable[..., np.ndarray] | None
+    stored: Callable[..., np.ndarray] | None
 
 
 def names() -> list[str]:
