@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -109,7 +110,28 @@ def test_adamw_scale_is_adam_where_every_parameter_has_size_one() -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adafactor", "adamw", "adamw_scale"])
+def test_adamw_scale_is_that_of_nanot5() -> None:
+    """Its step, re-stated in float64: the corrections of both moments in the rate, epsilon outside of them."""
+    size, beta1, beta2, epsilon = (30, 20), 0.9, 0.999, 1e-4
+    (parameter,) = parameters(size)
+    value, first, second = parameter.detach().numpy().astype(np.float64), np.zeros(size), np.zeros(size)
+    optimizer = AdamWScale([parameter], lr=1.0, eps=epsilon, weight_decay=0.01)
+    for step in range(1, 101):
+        rate = 0.02 / step**0.5
+        gradient = gradients([parameter], step % 5)[0]
+        parameter.grad = gradient.clone()
+        optim.set_rate(optimizer, rate)
+        optimizer.step()
+        wide = gradient.numpy().astype(np.float64)
+        first = beta1 * first + (1 - beta1) * wide
+        second = beta2 * second + (1 - beta2) * wide**2
+        corrected = rate * math.sqrt(1 - beta2**step) / (1 - beta1**step)
+        value = value - corrected * max(1e-3, np.sqrt(np.mean(value**2))) * first / (np.sqrt(second) + epsilon)
+        value = value - rate * 0.01 * value
+    assert np.abs(parameter.detach().numpy() - value).max() < 1e-5 * np.abs(value).max()
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adamw", "adamw_scale", "muon"])
 def test_states_survive_a_trip_through_named_tensors(name: str) -> None:
     config = Config(shape=TINY, steps=9, batch=1, input_length=8, optimizer=name, factored_from=32)
 

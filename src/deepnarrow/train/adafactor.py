@@ -3,10 +3,17 @@
 T5's settings, from mesh-TF `optimize.py` and the T5 gin files: the step is scaled by each parameter's own size, no
 first moment, the update clipped to a root mean square of 1, second-moment decay 1 - t^-0.8, and the learning rate given
 from outside. Matrices with both sides at least `factored_from` long keep row and column means of the squared gradient
-in place of a second moment as large as themselves.
+in place of a second moment as large as themselves. All states are float32.
 
-Where we differ from mesh-TF: it keeps a 2-D weight for all heads together, as we do, but its relative-position tables
-are [heads, 32] where ours may be transposed; neither is factored, so nothing changes. All states are float32.
+Where we differ from mesh-TF, in rounding only: 1e-30 is added to the means of the squared gradient in place of every
+square, and the mean that the two factors share is always taken of the rows', where mesh-TF takes the one along the
+shorter side (both are the mean of all squares). The `transformers` library's Adafactor factors every matrix, however
+small, and scales weight decay by the parameter's size; with `factored_from=1` and no decay it is the same function.
+
+One parameter is finished before the next is begun, and on a processor a large one in slabs of rows that fit its cache:
+a step reads the weights and gradients four times and writes no array of their size besides the weights. Sums and norms
+are of whole tensors also where a tensor is sharded (DTensor), and a mean is a sum divided by the whole length, since
+shards may be of unequal size.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,6 +27,10 @@ EPSILON_GRADIENT = 1e-30  # added to the squared gradient
 EPSILON_SCALE = 1e-3  # no parameter counts as smaller than this
 CLIP = 1.0  # largest root mean square of an update, before the learning rate
 DECAY = 0.8  # second-moment decay is 1 - t**-DECAY for update t = 1, 2, ...
+SLAB = 2**18  # numbers worked on at a time on a processor: a megabyte stays in its cache
+
+
+Slab = slice | None  # rows of a tensor; None: all of it, whatever its kind
 
 
 class Adafactor(Optimizer):
@@ -41,49 +52,79 @@ class Adafactor(Optimizer):
         if closure is not None:
             raise ValueError("Adafactor takes no closure: call backward() first, then step()")
         for group in self.param_groups:
-            live = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if live:
-                self._step_group(live, group["lr"], group["weight_decay"])
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group["lr"], group["weight_decay"])
         return None
 
-    def _step_group(self, parameters: list[Tensor], rate: float, weight_decay: float) -> None:
-        updates = [self._direction(parameter) for parameter in parameters]
-        roots = [parameter.numel() ** 0.5 for parameter in parameters]
-        sizes = torch._foreach_norm(parameters)
-        lengths = torch._foreach_norm(updates)
-        for parameter, update, size, length, root in zip(parameters, updates, sizes, lengths, roots, strict=True):
-            # Factors stay on the device as 0-d tensors: reading them here would wait for the GPU at every parameter.
-            factor = (size / root).clamp_(min=EPSILON_SCALE) / (length / (root * CLIP)).clamp_(min=1.0)
-            if weight_decay:
-                parameter.mul_(1 - weight_decay * rate)
-            parameter.addcmul_(update, factor, value=-rate)
-
-    def _direction(self, parameter: Tensor) -> Tensor:
-        """The gradient divided by the root of its running second moment. Updates the state."""
+    def _move(self, parameter: Tensor, rate: float, weight_decay: float) -> None:
         assert parameter.grad is not None
         gradient = parameter.grad.float()
+        slabs = _slabs(gradient)
+        direction = self._direction(parameter, gradient, slabs)
+        root = parameter.numel() ** 0.5
+        first = direction(slabs[0])
+        norm = torch.linalg.vector_norm
+        length = _length([norm(first if slab is slabs[0] else direction(slab)) for slab in slabs])
+        size = _length([norm(_rows(parameter, slab)) for slab in slabs])
+        # The factor stays on the device as a 0-d tensor: reading it here would wait for the GPU at every parameter.
+        factor = (size / root).clamp(min=EPSILON_SCALE) / (length / (root * CLIP)).clamp(min=1.0)
+        if weight_decay:
+            parameter.mul_(1 - weight_decay * rate)
+        for slab in slabs:
+            _rows(parameter, slab).addcmul_(first if slab is slabs[0] else direction(slab), factor, value=-rate)
+
+    def _direction(self, parameter: Tensor, gradient: Tensor, slabs: list[Slab]) -> Callable[[Slab], Tensor]:
+        """The gradient divided by the root of its running second moment, slab by slab. Updates the state."""
         state = self.state[parameter]
-        if not state:
+        if "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state |= self._zero_moments(parameter)
         state["step"] += 1
         keep = 1 - float(state["step"]) ** -DECAY
-        if "row" in state:
-            squares = gradient.square()
-            for key, side in (("row", -1), ("column", -2)):
-                mean = squares.mean(dim=side).add_(EPSILON_GRADIENT)
-                state[key].mul_(keep).add_(mean, alpha=1 - keep)
-            # second moment ~ row x column / mean(row)
-            row_factor = (state["row"] / state["row"].mean(dim=-1, keepdim=True)).rsqrt_()
-            direction = torch.mul(gradient, row_factor.unsqueeze(-1), out=squares)
-            return direction.mul_(state["column"].rsqrt().unsqueeze(-2))
-        state["moment"].mul_(keep).add_(gradient.square().add_(EPSILON_GRADIENT), alpha=1 - keep)
-        return state["moment"].rsqrt().mul_(gradient)
+        if not self._factors(parameter):
+            moment = _average(state, "moment", gradient.square() + EPSILON_GRADIENT, keep)
+            return lambda slab: _rows(moment, slab).rsqrt().mul_(_rows(gradient, slab))
+        rows, columns = zip(*(_sums(_rows(gradient, slab)) for slab in slabs), strict=True)
+        row_sum = torch.cat(rows, -1) if len(rows) > 1 else rows[0]
+        row = _average(state, "row", row_sum / gradient.shape[-1] + EPSILON_GRADIENT, keep)
+        column = _average(state, "column", sum(columns) / gradient.shape[-2] + EPSILON_GRADIENT, keep)
+        # second moment ~ row x column / mean(row)
+        row_factor = (row / (row.sum(-1, keepdim=True) / row.shape[-1])).rsqrt().unsqueeze(-1)
+        column_factor = column.rsqrt().unsqueeze(-2)
+        return lambda slab: (_rows(gradient, slab) * _rows(row_factor, slab)).mul_(column_factor)
 
-    def _zero_moments(self, parameter: Tensor) -> dict[str, Tensor]:
-        size = parameter.shape
-        if len(size) >= 2 and min(size[-2:]) >= self.factored_from:
-            sizes = {"row": size[:-1], "column": (*size[:-2], size[-1])}
-        else:
-            sizes = {"moment": size}
-        return {key: torch.zeros(size, dtype=torch.float32, device=parameter.device) for key, size in sizes.items()}
+    def _factors(self, parameter: Tensor) -> bool:
+        return parameter.ndim >= 2 and min(parameter.shape[-2:]) >= self.factored_from
+
+
+def _average(state: dict[str, Any], key: str, fresh: Tensor, keep: float) -> Tensor:
+    """Take `fresh` into the running mean `key`. The decay of the first step is 0, so no mean starts from zeros."""
+    if key not in state:
+        state[key] = fresh.clone()
+    else:
+        state[key].mul_(keep).add_(fresh, alpha=1 - keep)
+    found: Tensor = state[key]
+    return found
+
+
+def _slabs(tensor: Tensor) -> list[Slab]:
+    """Rows of a matrix on a processor, a cacheful at a time; anything else in one piece."""
+    rows = max(1, SLAB // tensor.shape[-1]) if tensor.ndim == 2 else 0
+    if tensor.device.type != "cpu" or not rows or rows >= len(tensor) or hasattr(tensor, "to_local"):
+        return [None]
+    return [slice(start, start + rows) for start in range(0, len(tensor), rows)]
+
+
+def _rows(tensor: Tensor, slab: Slab) -> Tensor:
+    return tensor if slab is None else tensor[slab]
+
+
+def _sums(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the squares: of each row, and of each column."""
+    squares = gradient.square()
+    return squares.sum(-1), squares.sum(-2)
+
+
+def _length(parts: list[Tensor]) -> Tensor:
+    """Of a vector, from the lengths of its parts."""
+    return parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts))

@@ -11,6 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.adamw import adamw
 
 EPSILON_SCALE = 1e-3  # no parameter counts as smaller than this
 
@@ -42,35 +43,39 @@ class AdamWScale(Optimizer):
         if closure is not None:
             raise ValueError("AdamWScale takes no closure: call backward() first, then step()")
         for group in self.param_groups:
-            live = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if live:
-                self._step_group(live, group)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group)
         return None
 
-    def _step_group(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        states = [self._state(parameter) for parameter in parameters]
-        gradients = [parameter.grad.float() for parameter in parameters]  # type: ignore[union-attr]
-        first = [state["first"] for state in states]
-        second = [state["second"] for state in states]
+    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        """Adam by torch's fused kernel, one pass over memory, with the rate and epsilon that make it nanoT5's.
+
+        Its epsilon is added after the bias correction; divided by the root of the correction it is the same number.
+        """
+        state = self._state(parameter)
+        state["step"] += 1
+        step = float(state["step"])
         beta1, beta2 = group["betas"]
-        for state in states:
-            state["step"] += 1
-        torch._foreach_mul_(first, beta1)
-        torch._foreach_add_(first, gradients, alpha=1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
-        updates = torch._foreach_sqrt(second)
-        torch._foreach_add_(updates, group["eps"])
-        torch._foreach_reciprocal_(updates)
-        torch._foreach_mul_(updates, first)
-        sizes = torch._foreach_norm(parameters)
-        for parameter, update, size, state in zip(parameters, updates, sizes, states, strict=True):
-            step = float(state["step"])
-            rate = group["lr"] * math.sqrt(1 - beta2**step) / (1 - beta1**step)
-            factor = (size / parameter.numel() ** 0.5).clamp_(min=EPSILON_SCALE)
-            parameter.addcmul_(update, factor, value=-rate)
-            if group["weight_decay"]:
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        size = torch.linalg.vector_norm(parameter) / parameter.numel() ** 0.5
+        adamw(
+            [local(parameter)],
+            [local(parameter.grad.float())],  # type: ignore[union-attr]
+            [local(state["first"])],
+            [local(state["second"])],
+            [],
+            [torch.full((), step - 1, device=local(parameter).device)],  # the kernel counts this update itself
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=whole(size).clamp(min=EPSILON_SCALE) * group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"] / math.sqrt(1 - beta2**step),
+            maximize=False,
+        )
+        if group["weight_decay"]:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
 
     def _state(self, parameter: Tensor) -> dict[str, Any]:
         state = self.state[parameter]
@@ -79,3 +84,16 @@ class AdamWScale(Optimizer):
             state["first"] = torch.zeros_like(parameter, dtype=torch.float32)
             state["second"] = torch.zeros_like(parameter, dtype=torch.float32)
         return state
+
+
+# A sharded tensor is recognised by what it can do: importing its class takes a second, and most runs have none.
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor; any other tensor as it is. What is done to it is done to the tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor's value on every rank; any other tensor as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -53,6 +53,7 @@ class Config:
     learning_rate: float = 1.0  # what the schedule multiplies
     schedule: str = "inverse_sqrt"
     warmup: int = 10_000  # steps
+    steps_before: int = 0  # done by the checkpoint that is gone on from; `inverse_sqrt` and its ramp count them too
     warmup_start: float = 0.0  # share of the learning rate at step 0; `inverse_sqrt` is flat there and ignores it
     learning_rate_end: float = 0.0  # where `cosine` and `linear` arrive
     ramp_down: float = 0.0  # share of the steps, at the end, over which any schedule falls to 0 (mesh-TF: 0.1)
@@ -61,6 +62,7 @@ class Config:
     beta1: float = 0.9  # of the AdamW kinds; Adafactor has T5's constants
     beta2: float = 0.999
     epsilon: float = 1e-6
+    momentum: float = 0.95  # of Muon's matrices
     factored_from: int = 128  # Adafactor factors the second moment of matrices at least this long on both sides
     dtype: str = "float32"  # "bfloat16" computes under autocast; weights and optimizer stay float32
     # the book-keeping: none of these changes a weight
@@ -87,7 +89,7 @@ class Config:
         for name in ("density", "mean_span", "learning_rate", "epsilon"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise UserError(f"{name} must be greater than 0, not {getattr(self, name)}")
-        for name in ("dropout", "density", "beta1", "beta2"):
+        for name in ("dropout", "density", "beta1", "beta2", "momentum"):
             if getattr(self, name) == 1:
                 raise UserError(f"{name} must be less than 1")
         if self.schedule != "inverse_sqrt" and self.learning_rate > 1:
@@ -140,6 +142,7 @@ LIMITS: tuple[tuple[str, float, float], ...] = (  # beyond these a number is a s
     ("z_loss", 0, 1),
     ("learning_rate", 0, 10**3),
     ("warmup", 0, 10**9),
+    ("steps_before", 0, 10**9),
     ("warmup_start", 0, 1),
     ("learning_rate_end", 0, 10**3),
     ("ramp_down", 0, 1),
@@ -147,6 +150,7 @@ LIMITS: tuple[tuple[str, float, float], ...] = (  # beyond these a number is a s
     ("beta1", 0, 1),
     ("beta2", 0, 1),
     ("epsilon", 0, 1),
+    ("momentum", 0, 1),
     ("factored_from", 1, 2**31),
     ("save_every", 1, 10**9),
     ("keep", 1, 10**6),

@@ -11,18 +11,26 @@ from deepnarrow.errors import UserError
 from deepnarrow.train.adafactor import Adafactor
 from deepnarrow.train.adamw_scale import AdamWScale
 from deepnarrow.train.config import Config
+from deepnarrow.train.muon import Muon
 
 SEPARATOR = "/"  # parameter names have dots, never slashes: "decoder.final_norm.weight/row"
 
 
 def build(config: Config, model: nn.Module) -> Optimizer:
     """The config's optimizer over the model's parameters; weight decay, if any, touches matrices only."""
-    parameters = list(model.parameters())
+    named = list(model.named_parameters())
+    fused = all(parameter.device.type in ("cpu", "cuda") for _, parameter in named)
+    kinds: dict[str, list[nn.Parameter]] = {"hidden": [], "outer": [], "vector": []}
+    for name, parameter in named:
+        kinds["vector" if parameter.ndim < 2 else "hidden" if is_hidden(name) else "outer"].append(parameter)
+    if config.optimizer != "muon":  # for the others all matrices are alike, and in the order of the model
+        kinds = {"matrix": [p for _, p in named if p.ndim >= 2], "vector": kinds["vector"]}
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": found, "weight_decay": 0.0 if kind == "vector" else config.weight_decay}
+        | ({"matrices": kind == "hidden"} if config.optimizer == "muon" else {})
+        for kind, found in kinds.items()
+        if found
     ]
-    groups = [group for group in groups if group["params"]]
     if config.optimizer == "adafactor":
         return Adafactor(groups, lr=config.learning_rate, factored_from=config.factored_from)
     adam: dict[str, Any] = {
@@ -32,7 +40,18 @@ def build(config: Config, model: nn.Module) -> Optimizer:
     }
     if config.optimizer == "adamw_scale":
         return AdamWScale(groups, **adam)
-    return AdamW(groups, **adam, fused=all(p.device.type in ("cpu", "cuda") for p in parameters))
+    if config.optimizer == "muon":
+        return Muon(groups, **adam, momentum=config.momentum, fused=fused)
+    return AdamW(groups, **adam, fused=fused)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a matrix maps one hidden space to another; embedding, output and position tables do not.
+
+    >>> is_hidden("encoder.blocks.0.self_attention.output.weight"), is_hidden("output.weight")
+    (True, False)
+    """
+    return ".blocks." in name and not name.endswith("position.table")
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
@@ -58,12 +77,15 @@ def load_state(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Ten
         parameter = parameters.get(owner)
         if parameter is None:
             raise UserError(f"{source} holds optimizer state for {owner!r}, which this model does not have")
-        if key in ("moment", "first", "second", "exp_avg", "exp_avg_sq") and tensor.shape != parameter.shape:
+        if (
+            key in ("moment", "momentum", "first", "second", "exp_avg", "exp_avg_sq")
+            and tensor.shape != parameter.shape
+        ):
             raise UserError(
                 f"{source}: {name!r} has shape {list(tensor.shape)}, the parameter has {list(parameter.shape)}"
             )
         # Step counts are read by the processor at every update, except by torch's fused kernels on a GPU.
-        stays = key == "step" and not isinstance(optimizer, AdamW)
+        stays = key == "step" and not isinstance(optimizer, AdamW | Muon)
         optimizer.state[parameter][key] = tensor.to("cpu" if stays else parameter.device, torch.float32, copy=True)
 
 

@@ -13,7 +13,7 @@ from deepnarrow import machine
 from deepnarrow.errors import UserError
 from deepnarrow.files import read_json, write_json
 from deepnarrow.train.config import Config, differences
-from deepnarrow.train.schedule import OPEN_ENDED
+from deepnarrow.train.schedule import OPEN_ENDED, open_ended
 
 FORMAT = 1
 FILE = "run.json"
@@ -71,10 +71,12 @@ def check_same(out: Path, old: Config, new: Config, step: int | None) -> None:
     """Everything that decides the weights must be as it was, but `steps` may move where the schedule allows it."""
     names = differences(old, new)
     if names == ["steps"]:
-        if new.schedule not in OPEN_ENDED:
+        if not open_ended(new):
+            ramp = " with its final ramp" if new.ramp_down else ""
             raise UserError(
-                f"{out} was started with steps {old.steps}, and its {new.schedule} schedule was laid out for them; "
-                f"only {' and '.join(OPEN_ENDED)} can be prolonged: keep --steps {old.steps}, or start a new --out"
+                f"{out} was started with steps {old.steps}, and its {new.schedule} schedule{ramp} was laid out for "
+                f"them; only {' and '.join(OPEN_ENDED)} without a ramp can be prolonged: keep --steps {old.steps}, "
+                "or start a new --out"
             )
         if step is not None and step > new.steps:
             raise UserError(f"{out} is already at step {step}, past the {new.steps} steps asked for")
