@@ -1,6 +1,8 @@
 """Objectives: one contract for every file of the folder, a new one included; then what each promises besides."""
 
+import doctest
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from hashlib import sha256
@@ -9,6 +11,7 @@ from inspect import Parameter, signature
 from itertools import permutations
 from pathlib import Path
 from timeit import repeat
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -565,3 +568,57 @@ def test_a_batch_is_much_faster_than_its_rows(name: str) -> None:
             corrupt(rows[b : b + 1], generators[b : b + 1], T5)
 
     assert min(repeat(row_by_row, number=1, repeat=5)) > 3 * min(repeat(together, number=1, repeat=5))
+
+
+# The guide
+
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "objectives.md").read_text("utf-8")
+
+
+def test_the_guides_table_names_every_objective_and_option() -> None:
+    rows = {line.split("|")[1].strip(): line for line in PAGE.split("## ")[0].splitlines() if line.startswith("| `")}
+    assert set(rows) == {f"`{name}`" for name in NAMES}
+    for name in NAMES:
+        objective = objectives.get(name)
+        assert rows[f"`{name}`"].split("|")[2].strip() == objective.kind
+        for option, default in objectives.options_of(objective).items():
+            assert f"`{option}`" in rows[f"`{name}`"]
+            if isinstance(default, float):
+                assert f"`{option}` ({default:g})" in rows[f"`{name}`"]
+
+
+def test_the_guides_new_objective_is_one() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    new = ModuleType("rotate")
+    exec(compile(code, "docs/objectives.md", "exec"), new.__dict__)
+    assert doctest.testmod(new, raise_on_error=True).attempted == 2
+    assert objectives.kind_of(new) == "rows"
+    raw, _ = new.lengths(64)
+    texts = some_text((20, raw), 500, 10)
+    inputs, targets = new.corrupt(texts, [noise(0, index) for index in range(20)], T5)
+    assert inputs.shape == (20, 64)
+    for text, one, other in zip(texts, inputs, targets, strict=True):
+        assert new.restore(one, other, T5).tolist() == text.tolist()
+        assert text.tolist() in [np.roll(one[:-1], turn).tolist() for turn in range(raw)]
+
+
+def test_the_guides_longest_inputs_for_t5s_sentinels() -> None:
+    assert fits(span, 1809) and not fits(span, 1810)  # noqa: PT018
+    assert fits(iid, 567) and not fits(iid, 568)  # noqa: PT018
+    assert fits(span, 403, density=0.5) and not fits(span, 404, density=0.5)  # noqa: PT018
+
+
+def fits(file: Any, inputs_length: int, **options: Any) -> bool:
+    try:
+        file.corrupt(counting(1, file.lengths(inputs_length, **options)[0]), [noise(0, 0)], T5, **options)
+    except UserError:
+        return False
+    return True
+
+
+def test_the_guide_knows_where_a_single_span_ends() -> None:
+    """What the guide says of spans of 64 tokens: one of them up to inputs of 543, and that is always the row's end."""
+    found = [span.counts(span.lengths(n, mean_span=64.0)[0], mean_span=64.0).spans for n in (128, 512, 543, 544)]
+    assert found == [1, 1, 1, 2]
+    assert span.masks([noise(0, index) for index in range(4)], 100, 15, 1)[:, -15:].all()
