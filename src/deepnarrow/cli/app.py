@@ -107,7 +107,9 @@ def _verb(arguments: list[str] | None) -> str:
 
 
 def stop(message: str, code: int) -> None:
-    print(f"deepnarrow: {' '.join(message.split())}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")
+    who = "" if rank == "0" else f"rank {rank}: "
+    print(f"deepnarrow: {who}{' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 

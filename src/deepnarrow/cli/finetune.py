@@ -54,6 +54,10 @@ def finetune(
     recompute: training.Recompute = None,
     seed: training.Seed = None,
     device: training.Device = "auto",
+    parallel: training.Parallel = "ddp",
+    tensor_parallel: training.TensorParallel = 1,
+    loaders: training.Loaders = 1,
+    async_save: training.AsyncSave = False,
     save_every: training.SaveEvery = None,
     keep: training.Keep = None,
     eval_every: training.EvalEvery = None,
@@ -80,6 +84,7 @@ def finetune(
         z_loss=z_loss, normaliser=normaliser, dtype=dtype, recompute=recompute, seed=seed, save_every=save_every,
         keep=keep, eval_every=eval_every, eval_examples=eval_examples, log_every=log_every,
     )  # fmt: skip
+    execution = training.execution(parallel, tensor_parallel, loaders, async_save)
     from deepnarrow import tasks
     from deepnarrow.train import recipes
 
@@ -107,6 +112,7 @@ def finetune(
             evaluate=judge(opened, chosen, held_out, config.seed) if judged else None,
             device=device,
             peak_flops=training.peak_flops(config, device, out),
+            execution=execution,
             tensorboard=tensorboard,
             began=lambda step: training.announce(config, step),
         ),

@@ -50,6 +50,10 @@ def pretrain(
     seed: training.Seed = None,
     init_from: Annotated[str | None, typer.Option(metavar="MODEL", help="Weights to start from, not new ones.")] = None,
     device: training.Device = "auto",
+    parallel: training.Parallel = "ddp",
+    tensor_parallel: training.TensorParallel = 1,
+    loaders: training.Loaders = 1,
+    async_save: training.AsyncSave = False,
     save_every: training.SaveEvery = None,
     keep: training.Keep = None,
     eval_every: training.EvalEvery = None,
@@ -67,6 +71,7 @@ def pretrain(
     Example:
       deepnarrow pretrain --shape tiny-el8-dl2 --corpus wiki --out runs/tiny-el8-dl2 --steps 500
       deepnarrow pretrain --shape small-el16-dl2 --corpus c4 --out runs/a --recipe t5_efficient --accumulate 8
+      torchrun --nproc-per-node 8 -m deepnarrow pretrain --shape xl --corpus c4 --out runs/xl --parallel fsdp
       deepnarrow pretrain --init-from google/t5-efficient-tiny --corpus law --out runs/law --learning-rate 0.005
     """
     written = training.given(
@@ -77,6 +82,7 @@ def pretrain(
         normaliser=normaliser, dtype=dtype, recompute=recompute, seed=seed, save_every=save_every, keep=keep,
         eval_every=eval_every, eval_examples=eval_examples, log_every=log_every,
     )  # fmt: skip
+    execution = training.execution(parallel, tensor_parallel, loaders, async_save)
     if shape is None and init_from is None:
         raise UserError(
             "name a shape (--shape tiny-dl2; deepnarrow shapes --help), or weights to start from (--init-from)"
@@ -120,6 +126,7 @@ def pretrain(
             device=device,
             initial=initial,
             peak_flops=training.peak_flops(config, device, out),
+            execution=execution,
             tensorboard=tensorboard,
             began=began,
         ),

@@ -1,6 +1,7 @@
 """What `pretrain` and `finetune` have in common: the flags of a training config, and what is said around a run."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from deepnarrow.train.config import Config
     from deepnarrow.train.loop import Result
+    from deepnarrow.train.parallel import Execution
 
 PEAK_SECONDS = 0.8  # spent on measuring what this machine's matrix product reaches
 
@@ -50,6 +52,14 @@ Normaliser = Annotated[
 Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, or bfloat16 over float32 weights.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Of first weights, order, noise and dropout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Parallel = Annotated[
+    str, typer.Option(metavar="NAME", help="Under torchrun: whole models (ddp), or weights spread over devices (fsdp).")
+]
+TensorParallel = Annotated[int, typer.Option(metavar="N", help="Devices that split each layer's heads between them.")]
+Loaders = Annotated[int, typer.Option(metavar="N", help="Threads that make batches ahead; the batches stay the same.")]
+AsyncSave = Annotated[
+    bool, typer.Option("--async-save/--no-async-save", help="Write checkpoints while training goes on.")
+]
 SaveEvery = Annotated[int | None, typer.Option(metavar="N", help="Steps between checkpoints.")]
 Keep = Annotated[int | None, typer.Option(metavar="N", help="Last checkpoints kept, besides the best.")]
 EvalEvery = Annotated[int | None, typer.Option(metavar="N", help="Steps between evaluations; there is one at the end.")]
@@ -65,6 +75,12 @@ def given(**flags: Any) -> dict[str, Any]:
     if written.get("clip") == 0:
         written["clip"] = None
     return written
+
+
+def execution(parallel: str, tensor_parallel: int, loaders: int, async_save: bool) -> "Execution":
+    from deepnarrow.train.parallel import Execution
+
+    return Execution(parallel=parallel, tensor_parallel=tensor_parallel, loaders=loaders, async_save=async_save)
 
 
 def going_on(config: "Config", out: Path, written: Mapping[str, Any]) -> "Config":
@@ -103,7 +119,10 @@ def peak_flops(config: "Config", device: str, out: Path) -> float | None:
 
     if checkpoint.steps(out)[-1:] == [config.steps]:
         return None
-    return gemm_gflops(config.dtype, str(resolve_device(device)), seconds=PEAK_SECONDS) * 1e9
+    where = str(resolve_device(device))
+    if where == "cuda" and "LOCAL_RANK" in os.environ:
+        where = f"cuda:{os.environ['LOCAL_RANK']}"
+    return gemm_gflops(config.dtype, where, seconds=PEAK_SECONDS) * 1e9
 
 
 def supervise(train: "Callable[[], Result]", context: typer.Context) -> "Result":
@@ -119,7 +138,7 @@ def supervise(train: "Callable[[], Result]", context: typer.Context) -> "Result"
 
 def again(context: typer.Context) -> str:
     """The command as it was given, fit to be pasted into a shell."""
-    words = ["deepnarrow", str(context.info_name)]
+    words = [*launcher(), "deepnarrow", str(context.info_name)]
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
         if source is None or source.name != "COMMANDLINE":
@@ -136,8 +155,30 @@ def again(context: typer.Context) -> str:
     return shlex.join(words)
 
 
+def launcher() -> list[str]:
+    """What stands before the command in a job of several processes.
+
+    >>> launcher()
+    []
+    """
+    size, here = (os.environ.get(name) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if size in (None, "1"):
+        return []
+    nodes = (
+        [] if size == here else ["--nnodes", os.environ.get("GROUP_WORLD_SIZE", "N"), "--rdzv-endpoint", "HOST:PORT"]
+    )
+    return ["torchrun", *nodes, "--nproc-per-node", here or "N", "-m"]
+
+
+def first_rank() -> bool:
+    """Of several processes one speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def report(result: "Result", config: "Config", *, as_json: bool, then: str) -> None:
     """How the run ended and, for people, what to do next."""
+    if not first_rank():
+        return
     from deepnarrow.model.folder import checkpoint
 
     if as_json:
@@ -165,4 +206,5 @@ def report(result: "Result", config: "Config", *, as_json: bool, then: str) -> N
 
 
 def say(line: str) -> None:
-    print(f"deepnarrow: {line}", file=sys.stderr, flush=True)
+    if first_rank():
+        print(f"deepnarrow: {line}", file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from deepnarrow.text.batches import Batch, PairBatches, encode_pairs, padded
 from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.train.config import PAIRS, Config
 from deepnarrow.train.loop import Began, Evaluate, Result, train
+from deepnarrow.train.parallel import Execution
 from deepnarrow.train.pretrain import HELD_OUT_BATCH, build, weights_fingerprint
 
 EncodedPairs = list[tuple[list[int], list[int]]]
@@ -33,6 +34,7 @@ def finetune(
     tensorboard: bool = True,
     quiet: bool = False,
     began: Began | None = None,
+    execution: Execution | None = None,
 ) -> Result:
     """Train a copy of `opened.model` on pairs of text; of several accepted answers the first is the target.
 
@@ -75,6 +77,7 @@ def finetune(
         tensorboard=tensorboard,
         quiet=quiet,
         began=began,
+        execution=execution,
     )
 
 

@@ -16,6 +16,7 @@ from deepnarrow.text.batches import Batch, CorpusBatches, fixed_batches
 from deepnarrow.text.corpus import Corpus
 from deepnarrow.train.config import PAIRS, Config
 from deepnarrow.train.loop import Began, Evaluate, Result, train
+from deepnarrow.train.parallel import Execution
 
 T5_VOCAB = 32_128
 HELD_OUT_BATCH = 16  # examples at once; the held-out loss does not depend on it
@@ -33,6 +34,7 @@ def pretrain(
     tensorboard: bool = True,
     quiet: bool = False,
     began: Began | None = None,
+    execution: Execution | None = None,
 ) -> Result:
     """Train `config.shape` on a corpus, from weights drawn by `config.seed` or from those of `initial`.
 
@@ -77,6 +79,7 @@ def pretrain(
         tensorboard=tensorboard,
         quiet=quiet,
         began=began,
+        execution=execution,
     )
 
 
