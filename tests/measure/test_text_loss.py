@@ -78,4 +78,4 @@ def test_the_verb(opened: Opened, corpus: Corpus, capsys: pytest.CaptureFixture[
     assert run(*asked, "--objective", "prefix_lm") == 0
     assert "bits per byte" in capsys.readouterr().out
     assert run(*asked, "--task", "sst2") == 2
-    assert "a corpus (--corpus)" in capsys.readouterr().err
+    assert "or a corpus (--corpus)" in capsys.readouterr().err

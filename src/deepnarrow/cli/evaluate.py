@@ -58,7 +58,8 @@ def evaluate(
         return
     if model is None or (task is None) == (corpus is None):
         raise UserError(
-            "name a model and a task (deepnarrow evaluate MODEL --task NAME; --list shows the tasks) or a corpus (--corpus)"
+            "name a model and a task (deepnarrow evaluate MODEL --task NAME; --list shows the tasks), "
+            "or a corpus (--corpus)"
         )
     if corpus is not None:
         on_corpus(

@@ -51,7 +51,7 @@ class Layout:
     """How examples become batches: `batch` of them at a time, padded, bucketed or packed (packing.py).
 
     A bucketed batch takes its examples from a window of 64 batches, sorted by length; the batches of a window come in a
-    seeded order. A packed row holds at most `input_length` and `target_length` tokens.
+    seeded order. A packed row holds at most `input_length` tokens on either side, or one longer target.
     """
 
     seed: int
@@ -77,9 +77,9 @@ class Layout:
         return sources.by_length(window * WINDOW * self.batch, WINDOW * self.batch)[turn * self.batch :][: self.batch]
 
     def lay_out(self, pairs: Sequence[Pair]) -> Batch:
-        return (
-            pack(pairs, self.input_length, self.target_length) if self.batching == "packed" else pad(pairs, self.exact)
-        )
+        if self.batching == "packed":
+            return pack(pairs, self.input_length, max(self.input_length, self.target_length))
+        return pad(pairs, self.exact)
 
 
 @dataclass(frozen=True)
