@@ -130,6 +130,8 @@ def test_other_mistakes(corpus: Corpus) -> None:
         make(corpus, objective="spam-and-eggs")
     with pytest.raises(UserError, match="density"):
         make(corpus, options={"density": 2.0})
+    with pytest.raises(UserError, match="mean_span"):
+        make(corpus, objective="bert", options={"mean_span": 3.0})
 
 
 def test_generators_do_not_overlap() -> None:

@@ -190,6 +190,7 @@ class CorpusBatches:
 def parts_of(objective: str, options: Mapping[str, Any]) -> tuple[Part, ...]:
     """The objectives behind a name: one, or those of a mixture."""
     found = objectives.get(objective)
+    objectives.check_options(found, options)
     return found.parts(**options) if found.parts is not None else (Part(objective, options),)
 
 
