@@ -250,8 +250,7 @@ def ranks(execution: Execution, device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     own = not dist.is_initialized()
     if own:
-        backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if device.type == "cuda" else None)
+        join(device, rank, size)
     from torch.distributed.device_mesh import init_device_mesh
 
     try:
@@ -265,6 +264,19 @@ def ranks(execution: Execution, device: torch.device) -> Iterator[Ranks]:
     else:
         if own:
             dist.destroy_process_group()
+
+
+def join(device: torch.device, rank: int, size: int) -> None:
+    """Meet the other ranks: over gloo, and over NCCL for what is on a GPU.
+
+    torchrun keeps one store through all of its restarts. Under the same keys a restarted rank would find the addresses
+    of dead ones and wait for them, so that each start has keys of its own.
+    """
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    store = next(dist.rendezvous("env://", rank, size, timeout=TIMEOUT))[0]  # type: ignore[no-untyped-call]
+    store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    on_gpu = device if device.type == "cuda" else None
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT, device_id=on_gpu)
 
 
 def tell(error: Exception, rank: int, size: int) -> None:
