@@ -1,19 +1,19 @@
-"""Dates of English prose, found by grammar, as REALM found them by a regular expression (arXiv:2002.08909, section 3.4).
+"""Dates of English prose, by grammar. REALM found them by a regular expression (arXiv:2002.08909, section 3.4).
 
-REALM's own expression was not published; this is ours. What counts, and how far a span reaches:
+Its expression was not published; this is ours. What counts, and how far a span reaches:
 
     a day            12 March 1921 | 12th of March, 1921 | March 12, 1921 | Mar. 12 | 4 July | 1921-03-12
     a month          March 1921 | March of 1921
     a season         summer 1952 | summer of 1952 | Christmas 1914
-    a year           1921, from 1000 to 2099, in four digits | AD 79 | 79 AD | 44 BC | 10,000 BCE; a year of fewer digits
-                     only with an era
+    a year           1921, from 1000 to 2099, in four digits | AD 79 | 79 AD | 44 BC | 10,000 BCE; a year of
+                     fewer digits only with an era
     a decade         1990s | the '90s, without the apostrophe's article
     a century        5th century | 5th century BC | nineteenth century | 18th and 19th centuries | 2nd millennium
     a range          1914-1918 | 1914-18 | 12-14 March 1921 | May-June 1940 | 218-201 BC, with a hyphen or a dash. "from
                      1914 to 1918" is two dates.
 
-What does not count: a weekday, a month or a season alone ("in May"), a time of day, "early", "mid-" and "c." before a date,
-and a four-digit number that counts something ("1200 men", "about 1500 kilometres", "1,921", "$1900", "No. 1204").
+What does not count: a weekday, a month or a season alone ("in May"), a time of day, "early", "mid-" and "c." before a
+date, and a four-digit number that counts something ("1200 men", "about 1500 kilometres", "1,921", "$1900", "No. 1204").
 
 >>> text = "From 12 to 14 March 1921 and in the 1990s, but not 1200 men in May."
 >>> [text[start:end] for start, end in dates(text)]
@@ -43,13 +43,14 @@ MONTH_DAY = rf"{MONTH}{GAP}{DAY}(?![\d:]|[.,]\d)"
 
 # In order: what comes first wins where several fit.
 DATE = re.compile(
-    r"(?<![\w.,$\u00a3\u20ac#/-])(?:"
+    r"(?:(?<![\w.,$\u00a3\u20ac#/-])|(?<=\b(?:mid|pre)-)|(?<=\b(?:late|post)-)|(?<=\bearly-))(?:"
     rf"(?P<iso>{YEAR}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?![\w-]))"
     rf"|(?P<day>(?:{DAY_MONTH}(?:{AFTER_MONTH})?{DASH})?(?:{DAY}{DASH})?{DAY_MONTH}\b(?:{AFTER_MONTH})?)"
     rf"|(?P<month_day>{MONTH_DAY}(?:{DASH}(?:{MONTH_DAY}|{DAY})\b)?(?:{AFTER_MONTH})?(?!\w))"
     rf"|(?P<month>{MONTH}(?:{DASH}{MONTH})?{AFTER_MONTH}(?!\w)(?:{DASH}{MONTH}{AFTER_MONTH}(?!\w))?)"
     rf"|(?P<season>{SEASON}(?:{DASH}{SEASON})?,?{GAP}(?:of{GAP})?{YEAR}(?:[-\u2013/]\d\d)?(?!\w))"
-    rf"|(?P<century>(?:{ORDINAL}(?:{DASH}|{GAP}(?:and|or|to){GAP}))?{ORDINAL}[ \u00a0-](?:centur(?:y|ies)|millenni(?:um|a))"
+    rf"|(?P<century>(?:{ORDINAL}(?:{DASH}|{GAP}(?:and|or|to){GAP}))?{ORDINAL}[ \u00a0-]"
+    rf"(?:centur(?:y|ies)|millenni(?:um|a))"
     rf"(?:{GAP}{ERA})?)"
     rf"|(?P<era>(?:(?:\d{{1,3}},\d{{3}}|\d{{1,5}}){DASH})?(?:\d{{1,3}},\d{{3}}|\d{{1,5}}){GAP}?{ERA})"
     rf"|(?P<ad>(?:AD|A\.D\.){GAP}\d{{1,4}}(?:[-\u2013]\d{{1,4}})?(?!\w|[.,-]\d))"
@@ -70,8 +71,8 @@ COUNTING = re.compile(
     r"|section|asteroid|of the|up to|with|total of|times|class|Class)\.?|[=+*/x\u00d7<>~])[ \u00a0]$"
 )
 COUNTED = re.compile(
-    r"[ \u00a0](?:(?:square|cubic|metric|short|long|nautical|British|French|German|American|new|other|more|different|small|"
-    r"large|foreign|young|armed|additional|square)[ \u00a0])?"
+    r"[ \u00a0](?:(?:square|cubic|metric|short|long|nautical|British|French|German|American|new|other|more|different"
+    r"|small|large|foreign|young|armed|additional)[ \u00a0])?"
     r"(?:km|m|cm|mm|ft|mi|kg|g|lb|lbs|oz|mph|hp|kW|MW|W|V|Hz|kHz|MHz|GHz|kB|MB|GB|cc|bhp|rpm|BTU|K|nm|ha|bp|kcal|"
     r"kilomet|met(?:re|er)s?\b|mil(?:e|es|li)\b|feet|foot|inches|yards?\b|acres?\b|hectares?\b|tons?\b|tonnes?\b|pounds?\b|"
     r"dollars|euros|francs|marks|people|persons|men\b|women|children|boys|girls|soldiers|troops|sailors|inhabitants|residents"

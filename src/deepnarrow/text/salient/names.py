@@ -7,8 +7,8 @@ what the rules are made for; the kind is a guess from the name's first and last 
 How it works, sentence by sentence:
 
 1. Runs of capitalised words, also across "of", "de", "van", "the", "and" and the like (RUN).
-2. A sentence's first word is doubtful: words of grammar are cut off, and of the other words those that usually stand in small
-   letters (lexicon.ORDINARY) count only before another capital.
+2. A sentence's first word is doubtful: words of grammar are cut off, and of the others those that usually stand in
+   small letters (lexicon.ORDINARY), or do so near by, count only before another capital.
 3. A run is broken where a connective joins two names rather than two parts of one ("Battle of Hastings", but "Rome |
    and | Paris", "the French | of | Quebec"), before and behind a nationality or an office.
 4. Titles and offices ("Sir", "President") are left out; "General Electric" is no general.
@@ -24,7 +24,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from deepnarrow.text.salient import lexicon
 from deepnarrow.text.salient.sentences import sentences
@@ -41,8 +41,8 @@ def capitals() -> str:
 # The letters of the Latin, Greek, Cyrillic, Armenian and Georgian alphabets, and the capitals among them
 CAPITAL = capitals()
 MARK = "\u0300-\u036f"  # accents written as characters of their own
-# Behind a capital: letters, also across hyphens ("Aix-en-Provence") and apostrophes ("O'Brien"), and the full stop of an
-# initial ("J.", "U.S.") or of a short form, recognised only once it is reached: most words have none.
+# Behind a capital: letters, also across hyphens ("Aix-en-Provence") and apostrophes ("O'Brien"), and the full stop of
+# an initial ("J.", "U.S.") or of a short form, recognised only once it is reached: most words have none.
 REST = (
     rf"[\w{MARK}]*(?:(?:['\u2019](?![sS]\b)|[-\u2010\u2011])\w[\w{MARK}]*)*"
     rf"(?:\.(?:(?<=\b[{CAPITAL}]\.)(?:-?[{CAPITAL}](?:\.|(?!\w)))*"
@@ -50,7 +50,8 @@ REST = (
     r"|(?<=\b(?:Prof|Capt|Cmdr|Corp|Bros)\.)|(?<=\bMessrs\.)))?"
 )
 LINK = (
-    r"(?:o(?:f|n)(?: the)?|the|a(?:nd(?: the)?|t|f|v)|in(?: the)?|for(?: the)?|upon|d(?:e(?: (?:las?|los)|l|lla|r|n)?|i|a|os?|as|u|es)"
+    r"(?:o(?:f|n)(?: the)?|the|a(?:nd(?: the)?|t|f|v)|in(?: the)?|for(?: the)?|upon"
+    r"|d(?:e(?: (?:las?|los)|l|lla|r|n)?|i|a|os?|as|u|es)"
     r"|l(?:as?|es?|os)|el?|van(?: (?:de[rn]?))?|von(?: de[rm])?|zur?|bi?n|ibn|ben|y|t(?:er?|en|o the)|und|et|&)"
 )
 PREFIXES = "(?:a[lsdnrtz]|ash|el|[dl])[-'\u2019]"  # al-Khwarizmi, d'Orsay
@@ -61,17 +62,24 @@ RUN = re.compile(
 )
 PREFIX = re.compile(rf"\b{PREFIXES}$")
 TOKEN = re.compile(r"[^ \u00a0]+")
-QUOTED = re.compile("[\"\u201c]([^\"\u201c\u201d\\n]{2,80})[\"\u201d]")
+QUOTED = re.compile('["\u201c]([^"\u201c\u201d\\n]{2,80})["\u201d]')
 NUMBER = re.compile(r"[ \u00a0]\d{1,3}(?![\w,]|\.\d)")
 LINKS = lexicon.words("of the and in on for at upon & to") | lexicon.PARTICLES
+NEAR = 20_000  # characters; further away a search costs more than it tells
+COMPOUNDING = lexicon.words(
+    "anti non pre post self co re multi semi well long short high low mid pro inter intra sub ex so"
+)
 ROMAN = re.compile(r"(?=[IVX])(?:X{0,3})(?:IX|IV|V?I{0,3})")
 SMALL = LINKS | lexicon.words("a an by from with as or nor but vs is") | {"into", "over"}
 APOSTROPHES = ("-", "'", "\u2019")
-OPENS_INSIDE = "\"\u201c("
+OPENS_INSIDE = '"\u201c('
 OPENS = "\"'\u201c\u2018\u00ab([\u00bf\u00a1*- "
 INNER_TAILS = lexicon.PLACE_TAILS | lexicon.BODY_TAILS | lexicon.WORK_TAILS
-OF_OFFICE = lexicon.words("State Defense Defence Staff Finance Health War Foreign Education Justice Interior Agriculture")
+OF_OFFICE = lexicon.words(
+    "State Defense Defence Staff Finance Health War Foreign Education Justice Interior Agriculture"
+)
 ORDINAL = re.compile(r"(?<![\w.])\d{1,3}(?:st|nd|rd|th)[ \u00a0]$")
+WEEKDAYS = lexicon.words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 DROPPED = lexicon.NEVER | lexicon.TITLES
 
 Found = tuple[int, int, str]  # first character, character behind the last, kind
@@ -91,6 +99,8 @@ def names(text: str) -> list[Found]:
         found += titles
         for match in RUN.finditer(text, begin, end):
             start = match.start()
+            if start == first and match.end() == end:  # "History": a heading or an item of a list, no sentence
+                continue
             if titles and any(left < match.end() and start < right for left, right, _ in titles):
                 continue
             opening = start == first or text[start - 1] in OPENS_INSIDE or text[start - 2 : start] == ": "
@@ -111,7 +121,9 @@ def quoted_titles(text: str, begin: int, end: int) -> list[Found]:
     for match in QUOTED.finditer(text, begin, end):
         title = match[1].rstrip(",.;:!?")
         words = title.split()
-        if len(words) > 1 and all(word[0].isupper() or (n and len(word) < 5 and word in SMALL) for n, word in enumerate(words)):
+        if len(words) > 1 and all(
+            word[0].isupper() or (n and len(word) < 5 and word in SMALL) for n, word in enumerate(words)
+        ):
             found.append((match.start(1), match.start(1) + len(title), "MISC"))
     return found
 
@@ -129,15 +141,26 @@ def single(text: str, start: int, end: int, word: str, *, opening: bool) -> list
     lower = word.lower()
     if len(word) == 1 or word in DROPPED or lower in lexicon.GRAMMAR:
         return []
-    if opening and lower in lexicon.ORDINARY and word not in lexicon.PLACES and word not in lexicon.GIVEN:
+    if opening and word not in lexicon.PLACES and word not in lexicon.GIVEN and is_ordinary(text, start, lower):
         return []
     if word in lexicon.NUMBERED and (number := NUMBER.match(text, end)):
         return [(start, number.end(), "MISC")]
     if is_numeral(word) or (len(word) == 2 and word[1] == "."):
         return []
     if word in INNER_TAILS and (number := ORDINAL.search(text, max(start - 6, 0), start)):
-        start = number.start()  # "32nd Street"
+        return [(number.start(), end, kind_of(text, start, ["32nd", word]))]
     return [(start, end, kind_of(text, start, [word]))]
+
+
+def is_ordinary(text: str, start: int, lower: str) -> bool:
+    """Whether a sentence's first word has its capital for that alone: it is known, or stands near in small letters."""
+    if lower in lexicon.ORDINARY or (lower[-1] == "s" and lower[:-1] in lexicon.ORDINARY):
+        return True
+    before, hyphen, _ = lower.partition("-")
+    if hyphen and text[start + len(before) + 1].islower():  # "Anti-smoking", "Slow-moving"
+        return before in COMPOUNDING or before in lexicon.ORDINARY
+    begin, end = max(0, start - NEAR), start + NEAR
+    return text.find(f" {lower} ", begin, end) >= 0 or text.find(f" {lower},", begin, end) >= 0
 
 
 def pieces(text: str, tokens: list[Token], *, opening: bool) -> list[list[Token]]:
@@ -153,32 +176,34 @@ def pieces(text: str, tokens: list[Token], *, opening: bool) -> list[list[Token]
             if piece:
                 piece.append(token)
             continue
-        linked = []
+        linked: list[Token] = []
         while piece and piece[-1][2] in LINKS:
             linked.insert(0, piece.pop())
-        if piece and linked and not (title_case or joins(piece, [link[2] for link in linked], word)):
-            done.append(piece)
-            piece = [token]
-        elif piece and not linked and breaks(piece, word, tokens, index):
-            done.append(piece)
-            piece = [token]
+        if linked:
+            one_name = title_case or joins(piece, linked[0][2], word)
         else:
+            one_name = not piece or not breaks(piece, word, tokens, index)
+        if one_name:
             piece += [*linked, token]
+        else:
+            done.append(piece)
+            piece = [token]
     while piece and piece[-1][2] in LINKS:
         piece.pop()
     return [*done, piece] if piece else done
 
 
 def without_opening(tokens: list[Token]) -> list[Token]:
-    """A run without the first words that have a capital only because a sentence, a quotation or a title starts there."""
+    """A run without the first words that have a capital only because a sentence or a quotation starts there."""
     index = 0
     while index < len(tokens):
         word = tokens[index][2]
         lower = word.lower()
         following = tokens[index + 1][2] if index + 1 < len(tokens) else ""
-        if lower in lexicon.GRAMMAR and not (word.isupper() and len(word) > 2) and not numeral_name(word, following):
-            index += 1
-        elif word in LINKS:
+        if index and following and word not in LINKS:  # "In The Hague", "The Three Musketeers"
+            break
+        grammar = lower in lexicon.GRAMMAR and not (word.isupper() and len(word) > 2)
+        if word in LINKS or (grammar and not numeral_name(word, following)):
             index += 1
         elif following in LINKS and lower in lexicon.ORDINARY and not owned(tokens[index:]):
             index += 1  # "Members of Congress", "Painters and Rome"
@@ -206,9 +231,9 @@ def owned(tokens: list[Token]) -> bool:
     return word in lexicon.OF_HEADS and word not in lexicon.OFFICES and tokens[1][2] in ("of", "&")
 
 
-def joins(piece: list[Token], links: list[str], word: str) -> bool:
-    """Whether connectives join the piece before them and the word behind them into one name."""
-    first, last, link = piece[0][2], piece[-1][2], links[0]
+def joins(piece: list[Token], link: str, word: str) -> bool:
+    """Whether a connective joins the piece before them and the word behind them into one name."""
+    first, last = piece[0][2], piece[-1][2]
     if len(piece) > 1 and (first in lexicon.TITLES or is_numeral(last)):
         if is_numeral(last):  # "Henry VIII of England", a person and a place
             return False
@@ -216,11 +241,15 @@ def joins(piece: list[Token], links: list[str], word: str) -> bool:
     if link == "&" or (link in lexicon.PARTICLES and link not in ("e", "y", "et", "und")):
         return last not in lexicon.NATIONS and word not in lexicon.NATIONS
     inside = {token[2] for token in piece}
+    if link == "of" and "the" in inside and last in lexicon.EPITHETS:  # "Catherine the Great of Russia"
+        return False
     if link == "of":
-        return (last in lexicon.OF_HEADS or first in lexicon.OF_HEADS or last in INNER_TAILS) and last not in lexicon.NATIONS
+        return (
+            last in lexicon.OF_HEADS or first in lexicon.OF_HEADS or last in INNER_TAILS
+        ) and last not in lexicon.NATIONS
     if link == "the":
-        epithet = word in lexicon.EPITHETS or (word.lower() in lexicon.ORDINARY and word not in lexicon.TITLES)
-        return epithet and len(piece) == 1 and last not in lexicon.PLACES  # "Catherine the Great"
+        known = word in lexicon.NATIONS or word in lexicon.PLACES or word in DROPPED or word in INNER_TAILS
+        return word in lexicon.EPITHETS or (len(piece) == 1 and last not in lexicon.PLACES and not known)
     if link == "and":
         of_body = ("of" in inside or "for" in inside) and bool(inside & lexicon.PURPOSE_HEADS)
         return f"{last} and {word}" in lexicon.PAIRS or of_body
@@ -237,7 +266,8 @@ def breaks(piece: list[Token], word: str, tokens: list[Token], index: int) -> bo
     """Whether a new name starts at a word that follows without a connective."""
     last = piece[-1][2]
     if last.endswith(("'s", "\u2019s", "'", "\u2019")):  # "Turing's Enigma" is two names, "Hudson's Bay Company" one
-        return not any(token[2] in INNER_TAILS for token in tokens[index:])
+        whole = takewhile(lambda token: token[2] not in LINKS, tokens[index:])
+        return not any(token[2] in INNER_TAILS for token in whole)
     following = tokens[index + 1][2] if index + 1 < len(tokens) else ""
     if word in lexicon.TITLES:
         return bool(following) and following not in LINKS and word not in ("General", "Don", "Crown", "Grand", "Chief")
@@ -259,6 +289,8 @@ def finished(text: str, piece: list[Token]) -> list[Found]:
     start, end, last = piece[0][0], piece[-1][1], piece[-1][2]
     if last.endswith(("'s", "\u2019s")):
         end -= 2
+    elif len(last) == 2 and last[1] == "." and len(piece) > 1:  # names do not end with an initial, sentences do
+        end -= 1
     if len(piece) == 1:
         return single(text, start, end, text[start:end], opening=False)
     if last in lexicon.NUMBERED and (number := NUMBER.match(text, end)):
@@ -269,10 +301,13 @@ def finished(text: str, piece: list[Token]) -> list[Found]:
 
 
 def is_title(piece: list[Token]) -> bool:
+    """Whether the first word is an office or a weekday, and not part of the name: "Queen Anne", but "Queen Street"."""
     first = piece[0][2]
+    following = piece[1][2] if len(piece) > 1 else ""
+    if first in WEEKDAYS:
+        return following != "Night" and following not in INNER_TAILS
     if first not in lexicon.TITLES:
         return False
-    following = piece[1][2] if len(piece) > 1 else ""
     if following == "of":
         return True
     return not following or not ({token[2] for token in piece[1:]} & lexicon.AFTER_TITLE)
@@ -280,6 +315,7 @@ def is_title(piece: list[Token]) -> bool:
 
 def kind_of(text: str, start: int, words: list[str]) -> str:
     """A guess from the name's words, and the word before it where they say nothing."""
+    words = [word.removesuffix("'s").removesuffix("\u2019s") for word in words]
     first, last = words[0], words[-1]
     if len(words) == 1:
         if first in lexicon.NATIONS:
@@ -306,6 +342,11 @@ def kind_of(text: str, start: int, words: list[str]) -> str:
         return "ORG"
     if last in lexicon.PLACE_TAILS or first in lexicon.PLACE_HEADS or (last in lexicon.PLACES and len(words) == 2):
         return "LOC"
+    if first in lexicon.GIVEN or "." in first:
+        return "PER"
+    for tails, kind in ((lexicon.BODY_TAILS, "ORG"), (lexicon.PLACE_TAILS, "LOC")):
+        if not tails.isdisjoint(words):
+            return kind
     if first == "The" or "of" in words or last.lower() in lexicon.ORDINARY:
         return "MISC"
     return "PER"

@@ -1,7 +1,7 @@
 """How well a tagger finds the spans of marked sentences: precision, recall and F1, exact and by overlap.
 
-A file of marked sentences is JSON lines of {"split": ..., "text": ..., "spans": [[words, start, end, kind], ...]} with byte
-offsets. Print a tagger's table with
+A file of marked sentences is JSON lines of {"split": ..., "text": ..., "spans": [[words, start, end, kind], ...]} with
+byte offsets. Print a tagger's table with
 
     python -m deepnarrow.text.salient.score FILE [TAGGER] [SPLIT]
 """
@@ -44,7 +44,9 @@ def read(path: Path) -> list[Marked]:
         spans = [Span(start, end, kind) for _, start, end, kind in row["spans"]]
         for words, span in zip(row["spans"], spans, strict=True):
             if cut(row["text"], span) != words[0]:
-                raise UserError(f"{path}, line {number}: bytes {span.start}-{span.end} are not {words[0]!r}; mend the mark")
+                raise UserError(
+                    f"{path}, line {number}: bytes {span.start}-{span.end} are not {words[0]!r}; mend the mark"
+                )
         rows.append(Marked(row["split"], row["text"], spans))
     return rows
 
@@ -78,7 +80,11 @@ def agree(one: Span, other: Span, partial: bool) -> bool:
 def kinds_right(rows: Iterable[Marked], tagger: Tagger) -> float:
     """Of the spans at the right place, the share whose kind is right too."""
     pairs = [
-        (one.kind, other.kind) for row in rows for one in tagger(row.text) for other in row.spans if agree(one, other, False)
+        (one.kind, other.kind)
+        for row in rows
+        for one in tagger(row.text)
+        for other in row.spans
+        if agree(one, other, False)
     ]
     return sum(one == other for one, other in pairs) / len(pairs) if pairs else 0.0
 

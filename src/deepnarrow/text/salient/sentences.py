@@ -1,8 +1,8 @@
 """Sentences of encyclopedic prose, by rules: a line's end always ends one, a full stop if what surrounds it allows.
 
 A full stop does not end a sentence behind an initial ("J. R. R. Tolkien"), behind an abbreviation that a name or a
-number follows ("Dr. Marsh", "c. 1450"), inside a number ("5.25"), or before a small letter. After "Inc.", "U.S.", "B.C."
-and their kind it does if the next word is one that opens sentences ("The", "In", "He").
+number follows ("Dr. Marsh", "c. 1450"), inside a number ("5.25"), or before a small letter. After "Inc.", "U.S.",
+"B.C." and their kind it does if the next word is one that opens sentences ("The", "In", "He").
 
 >>> text = "He met J. R. Smith in 1950. It rained, \\"hard.\\" Mr. Smith of Acme Inc. left."
 >>> [text[start:end] for start, end in sentences(text)]
@@ -13,23 +13,25 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable
 
+from deepnarrow.text.salient.lexicon import words
 from deepnarrow.text.salient.spans import Span, from_characters
 
 # Never the end: a name or number follows.
-LEADING = frozenset(
-    "mr mrs ms mx dr prof st ste mt ft gen col capt cpt lt cmdr adm sgt maj rev fr sr hon gov sen rep pres supt messrs mme "
-    "mlle no nos vol vols fig figs pp p ch sec art op c ca cf vs v e.g i.e al viz approx est b d r fl nr var subsp ssp "
-    "sp jan feb mar apr jun jul aug sep sept oct nov dec".split()
+LEADING = words(
+    """mr mrs ms mx dr prof st ste mt ft gen col capt cpt lt cmdr adm sgt maj rev fr sr hon gov sen rep pres supt
+    messrs mme mlle no nos vol vols fig figs pp p ch sec art op c ca cf vs v e.g i.e al viz approx est b d r fl
+    nr var subsp ssp sp jan feb mar apr jun jul aug sep sept oct nov dec"""
 )
 # The end only if the next word opens sentences.
-TRAILING = frozenset(
-    "inc ltd co corp bros jr sr esq etc u.s u.k u.n u.s.a u.s.s.r d.c b.c a.d b.c.e c.e a.m p.m ph.d m.d b.a m.a bc ave "
-    "blvd rd dept univ assn ed eds et.al".split()
+TRAILING = words(
+    """inc ltd co corp bros jr sr esq etc u.s u.k u.n u.s.a u.s.s.r d.c b.c a.d b.c.e c.e a.m p.m ph.d m.d b.a m.a bc
+    ave blvd rd dept univ assn ed eds et.al"""
 )
-OPENING = frozenset(
-    "the a an in on at by from of for with as to he she it they we i you his her its their our this that these those "
-    "there here when while after before during since until although though because if but and or so however then thus "
-    "also some many most several all both each one two another other no not what who how why where later today".split()
+OPENING = words(
+    """the a an in on at by from of for with as to he she it they we i you his her its their our this that these those
+    there here when while after before during since until although though because if but and or so however then
+    thus also some many most several all both each one two another other no not what who how why where later
+    today"""
 )
 
 # The mark, closing quotes or brackets, white space, then what the next sentence starts with. A mark of Chinese,
@@ -40,7 +42,9 @@ END = re.compile(
     "|[\n\r\u2028\u2029]\\s*"
 )
 START = re.compile("[\"'\u201c\u2018\u00ab(\\[\u00bf\u00a1]*(\\w[\\w'\u2019-]*)?")
-PROSE = re.compile("[.!?\u2026\u061f\u06d4\u3002\uff01\uff1f\u0964][\"'\u201d\u2019\u00bb)\\]\u300d\u300f\uff09]*\\s*(?:\\[\\d+\\])*$")
+PROSE = re.compile(
+    "[.!?\u2026\u061f\u06d4\u3002\uff01\uff1f\u0964][\"'\u201d\u2019\u00bb)\\]\u300d\u300f\uff09]*\\s*(?:\\[\\d+\\])*$"
+)
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
@@ -105,7 +109,10 @@ def is_prose(sentence: str) -> bool:
     (True, False, False)
     """
     spaced = sentence.isascii() or " " in sentence  # Chinese and Japanese put no spaces between words
-    return PROSE.search(sentence) is not None and (not spaced or sentence.count(" ") >= 3)
+    heading = spaced and (
+        sentence.count(" ") < 3 or "::::" in sentence
+    )  # "Section::::Early life", as extractors write it
+    return not heading and PROSE.search(sentence) is not None
 
 
 def by_sentence(text: str, spans: Iterable[Span]) -> list[tuple[str, list[Span]]]:

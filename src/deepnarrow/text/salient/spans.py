@@ -1,8 +1,8 @@
 """Spans of a text by UTF-8 byte offsets: what salient span masking hides.
 
-REALM's annotated Wikipedia, which T5's closed-book models were trained on, gives a span as the byte where it starts, the
-byte where it ends and its type (Guu et al. 2020, arXiv:2002.08909, section 3.4; tfds `salient_span_wikipedia`). Bytes
-mean the same in every language and library, so offsets here are bytes too; Python's own are characters.
+REALM's annotated Wikipedia, which T5's closed-book models were trained on, gives a span as the byte where it starts,
+the byte where it ends and its type (Guu et al. 2020, arXiv:2002.08909, section 3.4; tfds `salient_span_wikipedia`).
+Bytes mean the same in every language and library, so offsets here are bytes too; Python's own are characters.
 
 >>> text = "Zoe met Bj\\u00f6rk."
 >>> [Span(0, 3, "PER"), *from_characters(text, [(8, 13, "PER")])]
@@ -60,7 +60,7 @@ def to_characters(text: str, spans: Iterable[Span]) -> list[tuple[int, int, str]
     """
     data, spans = text.encode("utf-8"), list(spans)
     if len(data) == len(text):
-        return [tuple(span) for span in spans]
+        return [(start, end, kind) for start, end, kind in spans]
     places = sorted({place for span in spans for place in span[:2]})
     characters_at, total = {}, 0
     for before, place in pairwise([0, *places]):
