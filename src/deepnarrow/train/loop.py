@@ -218,6 +218,7 @@ class _Run:
         self.rate = rate(config, state.step)
         optim.set_rate(self.optimizer, self.rate)
         self.optimizer.step()
+        job.settle(self.optimizer)
         self.count(batch, loss_sum, time.perf_counter() - began)
 
     def count(self, batch: Batch, loss_sum: float, seconds: float) -> None:

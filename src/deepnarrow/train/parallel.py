@@ -165,6 +165,19 @@ class Ranks:
         shares = [mesh.size(axis) for axis, placement in enumerate(placements) if placement.is_shard()]
         return self.size // int(np.prod(shares, dtype=int))
 
+    def settle(self, optimizer: Optimizer) -> None:
+        """After a step: states of another size than their parameter are whole on every rank.
+
+        As `like` lays them out for a run that goes on; sums over other parts would round otherwise.
+        """
+        if not self.sharded:
+            return
+        for parameter, state in optimizer.state.items():
+            for key, tensor in state.items():
+                if is_split(tensor) and tensor.shape != parameter.shape:
+                    if not all(placement.is_replicate() for placement in tensor.placements):
+                        state[key] = like(full(tensor), parameter)
+
     def put_away(self, model: nn.Module) -> None:
         """Take apart again what a forward pass without a backward pass left whole."""
         if hasattr(model, "reshard"):

@@ -4,6 +4,7 @@ The parts are safetensors files, each with the offsets of what it holds in its h
 or one process, reads them back as it needs them. Nothing is pickled.
 """
 
+import warnings
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
@@ -74,7 +75,9 @@ def read(folder: Path, model: T5, optimizer: Optimizer, ranks: Ranks) -> None:
         if ranks.size > 1:
             checkpoint.load(held, storage_reader=_reader(folder), process_group=ranks.saving)
         else:
-            checkpoint.load(held, storage_reader=_reader(folder), no_dist=True)
+            with warnings.catch_warnings():  # that this is a single process is meant
+                warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+                checkpoint.load(held, storage_reader=_reader(folder), no_dist=True)
     except Exception as error:
         raise UserError(f"{folder} cannot be read ({type(error).__name__}: {error})") from None
     state = {}
