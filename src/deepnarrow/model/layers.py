@@ -52,14 +52,20 @@ class Norm(nn.Module):
         return normed.to(compute_dtype(x))
 
 
-def dropped(x: Tensor, rate: float, *, training: bool, split: int | None = None) -> Tensor:
+class Linear(nn.Linear):
+    """A matrix product without an additive bias."""
+
+
+def dropped(x: Tensor, rate: float, *, training: bool, shared: bool = True, split: int | None = None) -> Tensor:
     """Dropout as T5 was trained with it: one draw for each example and channel, shared along the sequence (dim -2).
 
-    So do mesh_tensorflow/transformer/transformer_layers.py and t5x. A draw for each element, as torch's own dropout
-    makes, is on a CPU a large part of a training step.
+    So do mesh_tensorflow/transformer/transformer_layers.py and t5x. A draw for each element (`shared=False`), as
+    torch's own dropout and `transformers` make, is on a CPU a large part of a training step.
     """
     if not training or rate == 0.0:
         return x
+    if not shared:
+        return F.dropout(x, rate)
     kept = noise.kept([*x.shape[:-2], 1, x.shape[-1]], rate, x.device, split=split)
     return (x * kept).to(x.dtype)
 
@@ -76,11 +82,11 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape, dropout: float) -> None:
         super().__init__()
         self.heads, self.kv_heads = shape.num_heads, shape.kv_heads or shape.num_heads
-        self.dropout = dropout
-        self.query = nn.Linear(shape.d_model, shape.inner, bias=False)
-        self.key = nn.Linear(shape.d_model, shape.kv_inner, bias=False)
-        self.value = None if shape.tie_kv else nn.Linear(shape.d_model, shape.kv_inner, bias=False)
-        self.output = nn.Linear(shape.inner, shape.d_model, bias=False)
+        self.dropout, self.dropout_shared = dropout, True
+        self.query = Linear(shape.d_model, shape.inner, bias=False)
+        self.key = Linear(shape.d_model, shape.kv_inner, bias=False)
+        self.value = None if shape.tie_kv else Linear(shape.d_model, shape.kv_inner, bias=False)
+        self.output = Linear(shape.inner, shape.d_model, bias=False)
 
     def look_at(self, memory_BMD: Tensor) -> KeysValues:
         """Keys and values [B, G, M, K] of what is attended to."""
@@ -96,9 +102,11 @@ class Attention(nn.Module):
             if bias is not None and bias.shape[1:3] != (1, 1):
                 shared = bias.expand(-1, heads, length, -1)
                 bias = shared.reshape(bias.shape[0], self.kv_heads, -1, bias.shape[-1])
-        if self.training and self.dropout:
+        rate = self.dropout if self.training else 0.0
+        if rate and self.dropout_shared:
             memory = self.forget(memory)
-        mixed = attend(query_BHLK, memory, bias)
+            rate = 0.0
+        mixed = attend(query_BHLK, memory, bias, rate)
         return self.output(mixed.reshape(batch, heads, length, width).transpose(1, 2).flatten(2))
 
     def forget(self, memory: KeysValues) -> KeysValues:
@@ -119,14 +127,18 @@ def fused(x: Tensor) -> bool:
     return x.device.type != "cpu" or not torch.is_grad_enabled()
 
 
-def attend(query: Tensor, memory: KeysValues, bias: Tensor | None) -> Tensor:
-    """softmax(query key^T + bias) value, the softmax in float32. A fused call wants the bias in the query's dtype."""
+def attend(query: Tensor, memory: KeysValues, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """softmax(query key^T + bias) value, the softmax in float32. A fused call wants the bias in the query's dtype.
+
+    `dropout` is element-wise, of the softmax.
+    """
     if fused(query):
-        return F.scaled_dot_product_attention(query, *memory, attn_mask=bias, scale=1.0)
+        return F.scaled_dot_product_attention(query, *memory, attn_mask=bias, dropout_p=dropout, scale=1.0)
     logits = query @ memory.key_BGMK.transpose(-1, -2)
     if bias is not None:
         logits = logits + bias
-    return logits.softmax(-1, dtype=torch.float32).to(query.dtype) @ memory.value_BGMK
+    weights = F.dropout(logits.softmax(-1, dtype=torch.float32), dropout)
+    return weights.to(query.dtype) @ memory.value_BGMK
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -150,14 +162,14 @@ class FeedForward(nn.Module):
     def __init__(self, shape: Shape, dropout: float) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[shape.feed_forward]
-        self.gated, self.dropout = shape.gated, dropout
+        self.gated, self.dropout, self.dropout_shared = shape.gated, dropout, True
         if shape.gated:
-            self.wi_0 = nn.Linear(shape.d_model, shape.d_ff, bias=False)
-            self.wi_1 = nn.Linear(shape.d_model, shape.d_ff, bias=False)
+            self.wi_0 = Linear(shape.d_model, shape.d_ff, bias=False)
+            self.wi_1 = Linear(shape.d_model, shape.d_ff, bias=False)
         else:
-            self.wi = nn.Linear(shape.d_model, shape.d_ff, bias=False)
-        self.wo = nn.Linear(shape.d_ff, shape.d_model, bias=False)
+            self.wi = Linear(shape.d_model, shape.d_ff, bias=False)
+        self.wo = Linear(shape.d_ff, shape.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.activation(self.wi_0(x)) * self.wi_1(x) if self.gated else self.activation(self.wi(x))
-        return self.wo(dropped(hidden, self.dropout, training=self.training, split=-1))
+        return self.wo(dropped(hidden, self.dropout, training=self.training, shared=self.dropout_shared, split=-1))

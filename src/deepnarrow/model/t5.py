@@ -13,10 +13,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from deepnarrow.errors import UserError
 from deepnarrow.model.cache import Cache
-from deepnarrow.model.layers import Attention, FeedForward, KeysValues, Norm, compute_dtype, dropped, fused
+from deepnarrow.model.layers import Attention, FeedForward, KeysValues, Linear, Norm, compute_dtype, dropped, fused
 from deepnarrow.model.position import MASKED, PositionBias
 from deepnarrow.shapes import Shape
 
@@ -32,7 +33,7 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape, dropout: float, *, cross: bool) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.dropout, self.dropout_shared = dropout, True
         self.self_norm, self.self_attention = Norm(shape.d_model), Attention(shape, dropout)
         if cross:
             self.cross_norm, self.cross_attention = Norm(shape.d_model), Attention(shape, dropout)
@@ -59,7 +60,7 @@ class Block(nn.Module):
         return x_BLD + self.drop(self.feed_forward(self.feed_norm(x_BLD)))
 
     def drop(self, x_BLD: Tensor) -> Tensor:
-        return dropped(x_BLD, self.dropout, training=self.training)
+        return dropped(x_BLD, self.dropout, training=self.training, shared=self.dropout_shared)
 
 
 class Stack(nn.Module):
@@ -67,7 +68,7 @@ class Stack(nn.Module):
 
     def __init__(self, shape: Shape, layers: int, dropout: float, *, cross: bool) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.dropout, self.dropout_shared, self.recompute = dropout, True, False
         self.position = PositionBias(shape)
         self.blocks = nn.ModuleList(Block(shape, dropout, cross=cross) for _ in range(layers))
         self.norm = Norm(shape.d_model)
@@ -84,10 +85,17 @@ class Stack(nn.Module):
 
         None leaves the cross-attention out, as in an encoder.
         """
-        x_BLD = dropped(x_BLD, self.dropout, training=self.training)
+        x_BLD = self.drop(x_BLD)
+        again = self.recompute and self.training and torch.is_grad_enabled()
         for layer, (block, seen) in enumerate(zip(self.blocks, memory, strict=True)):
-            x_BLD = block(x_BLD, bias, seen, memory_bias, cache, layer)
-        return dropped(self.norm(x_BLD), self.dropout, training=self.training)
+            if again:
+                x_BLD = checkpoint(block, x_BLD, bias, seen, memory_bias, use_reentrant=False)
+            else:
+                x_BLD = block(x_BLD, bias, seen, memory_bias, cache, layer)
+        return self.drop(self.norm(x_BLD))
+
+    def drop(self, x_BLD: Tensor) -> Tensor:
+        return dropped(x_BLD, self.dropout, training=self.training, shared=self.dropout_shared)
 
     def look_at(self, memory_BMD: Tensor) -> list[KeysValues]:
         """Every block's keys and values of the encoder's output."""
@@ -97,6 +105,11 @@ class Stack(nn.Module):
 class T5(nn.Module):
     """A text-to-text transformer of the given shape, in float32, its weights not yet set (see `initialise`).
 
+    dropout_shared   one draw for a whole sequence, as T5 was trained; False: one for each element, as `transformers`
+    recompute        training keeps what goes between blocks and computes their insides again in the backward pass: the
+                     same gradients to the bit, a third more arithmetic, a fraction of the memory (Chen et al. 2016,
+                     arXiv:1604.06174)
+
     Token id 0 is padding and the decoder's first token. Without decoder layers only `encode` works.
 
     >>> from deepnarrow.shapes import parse
@@ -105,7 +118,9 @@ class T5(nn.Module):
     torch.Size([2, 5, 96])
     """
 
-    def __init__(self, shape: Shape, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, shape: Shape, *, dropout: float = 0.0, dropout_shared: bool = True, recompute: bool = False
+    ) -> None:
         super().__init__()
         if not 0.0 <= dropout < 1.0:
             raise UserError(f"dropout must be at least 0 and below 1, not {dropout}")
@@ -115,7 +130,12 @@ class T5(nn.Module):
         shared = shape.share_encoder_decoder
         self.encoder = None if shared else Stack(shape, shape.encoder_layers, dropout, cross=False)
         self.decoder = Stack(shape, shape.decoder_layers, dropout, cross=True) if shape.decoder_layers else None
-        self.output = None if shape.tied or self.decoder is None else nn.Linear(shape.d_model, shape.vocab, bias=False)
+        self.output = None if shape.tied or self.decoder is None else Linear(shape.d_model, shape.vocab, bias=False)
+        for module in self.modules():
+            if isinstance(module, Stack | Block | Attention | FeedForward):
+                module.dropout_shared = dropout_shared
+            if isinstance(module, Stack):
+                module.recompute = recompute
 
     def forward(self, inputs_BL: Tensor, targets_BT: Tensor) -> Tensor:
         """Logits [B, T, V] for each target token, given the input and the targets before it.
