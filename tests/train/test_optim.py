@@ -1,4 +1,7 @@
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,3 +179,48 @@ def test_gradient_norm_and_scaling() -> None:
     assert optim.gradient_norm(model).item() == pytest.approx(5.0)
     optim.scale_gradients(model, 0.5)
     assert (model.weight.grad.tolist(), model.bias.grad.tolist()) == ([[1.5, 0.0]], [2.0])
+
+
+RANK = """
+import sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from deepnarrow.train.adafactor import Adafactor
+from deepnarrow.train.adamw_scale import AdamWScale
+from deepnarrow.train.muon import Muon
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
+mesh = init_device_mesh("cpu", (2,))
+makers = (
+    lambda one: Adafactor([one], lr=0.1, weight_decay=0.1),
+    lambda one: AdamWScale([one], lr=0.1, weight_decay=0.1),
+    lambda one: Muon([{"params": [one], "matrices": one.ndim == 2, "weight_decay": 0.1}], lr=0.1),
+)
+for make in makers:
+    for size, side in (((129, 130), 0), ((131, 140), 1), ((7,), 0), ((9, 5), 0)):  # no half is like the other
+        values = [torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
+        alone = nn.Parameter(values[0].clone())
+        spread = nn.Parameter(distribute_tensor(values[0].clone(), mesh, [Shard(side)]))
+        optimizers = make(alone), make(spread)
+        for value in values[1:]:
+            alone.grad, spread.grad = value, distribute_tensor(value, mesh, [Shard(side)])
+            for optimizer in optimizers:
+                optimizer.step()
+        torch.testing.assert_close(spread.detach().full_tensor(), alone.detach(), rtol=2e-6, atol=2e-6)
+dist.destroy_process_group()
+"""
+
+
+def test_sharded_over_two_ranks_is_the_same_step(tmp_path: Path) -> None:
+    """Sizes, means and clipping are of whole tensors, also where the shards are of unequal size."""
+    command = [sys.executable, "-c", RANK, str(tmp_path / "meeting")]
+    ranks = [
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said

@@ -2,24 +2,56 @@
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from deepnarrow.cli import training
 from deepnarrow.errors import UserError
+from deepnarrow.train import recipes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command()
+def known() -> str:
+    """The recipes by name, each with what it is."""
+    lines = [
+        textwrap.wrap(f"{name:<19} {recipes.summary(recipe)}", 96, subsequent_indent=" " * 20)
+        for name, recipe in recipes.PRETRAINING.items()
+    ]
+    return "\n".join(f"  {line}" for group in lines for line in group)
+
+
+HELP = f"""Pretrain a shape on a corpus.
+
+A flag changes its recipe's value. Ctrl-C finishes the step, saves, and prints the command that goes on; to the bit.
+--plan prints what the run would cost, and trains nothing; it needs neither a corpus nor --out.
+
+\b
+Recipes:
+{known()}
+
+\b
+Example:
+  deepnarrow pretrain --shape tiny-el8-dl2 --corpus wiki --out runs/tiny-el8-dl2 --steps 500
+  deepnarrow pretrain --shape small-el16-dl2 --corpus c4 --out runs/a --recipe t5_efficient --accumulate 8
+  deepnarrow pretrain --init-from google/t5-efficient-tiny --corpus law --out runs/law --learning-rate 0.005
+  deepnarrow pretrain --shape small-el16-dl2 --recipe t5_efficient --plan --flops 150T --devices 8
+"""
+
+
+@app.command(help=HELP)
 def pretrain(
     context: typer.Context,
     corpus: Annotated[
-        list[Path], typer.Option(metavar="DIR", help="Made by `deepnarrow corpus build`; several are mixed.")
-    ],
-    out: training.Out,
+        list[Path] | None, typer.Option(metavar="DIR", help="Made by `deepnarrow corpus build`; several are mixed.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Folder of the run; the same command again goes on with it."),
+    ] = None,
     shape: Annotated[str | None, typer.Option(metavar="S", help="Such as small-el16-dl2; see `shapes --help`.")] = None,
     recipe: training.Recipe = "miniature",
     steps: training.Steps = None,
@@ -38,7 +70,11 @@ def pretrain(
     learning_rate: training.LearningRate = None,
     schedule: training.Schedule = None,
     warmup: training.Warmup = None,
+    steps_before: Annotated[
+        int | None, typer.Option(metavar="N", help="Done before these weights; inverse_sqrt counts on from there.")
+    ] = None,
     ramp_down: training.RampDown = None,
+    momentum: Annotated[float | None, typer.Option(metavar="X", help="Of muon's matrices; 0.95.")] = None,
     weight_decay: training.WeightDecay = None,
     clip: training.Clip = None,
     dropout: training.Dropout = None,
@@ -60,39 +96,42 @@ def pretrain(
     eval_examples: training.EvalExamples = None,
     log_every: training.LogEvery = None,
     tensorboard: training.TensorBoard = True,
+    plan: Annotated[bool, typer.Option("--plan", help="Print tokens, FLOPs, memory, disk and hours; no run.")] = False,
+    flops: Annotated[
+        str | None, typer.Option(metavar="N", help="For --plan: FLOP/s one device reaches, such as 150T.")
+    ] = None,
+    devices: Annotated[int, typer.Option(metavar="N", help="For --plan: how many devices share the work.")] = 1,
     as_json: training.Json = False,
 ) -> None:
-    """Pretrain a shape on a corpus.
-
-    Recipes: miniature (minutes on two cores), t5_efficient (as the published checkpoints), nanot5 (a day on one GPU).
-    A flag changes its recipe's value. Ctrl-C finishes the step, saves, and prints the command that goes on; to the bit.
-
-    \b
-    Example:
-      deepnarrow pretrain --shape tiny-el8-dl2 --corpus wiki --out runs/tiny-el8-dl2 --steps 500
-      deepnarrow pretrain --shape small-el16-dl2 --corpus c4 --out runs/a --recipe t5_efficient --accumulate 8
-      torchrun --nproc-per-node 8 -m deepnarrow pretrain --shape xl --corpus c4 --out runs/xl --parallel fsdp
-      deepnarrow pretrain --init-from google/t5-efficient-tiny --corpus law --out runs/law --learning-rate 0.005
-    """
+    """A shape and a corpus in, a run out. What `--help` says is above."""
     written = training.given(
         steps=steps, batch=batch, accumulate=accumulate, input_length=input_length, target_length=target_length,
         objective=objective, density=density, mean_span=mean_span, mixture=mixture, batching=batching,
         optimizer=optimizer, learning_rate=learning_rate, schedule=schedule, warmup=warmup, ramp_down=ramp_down,
-        weight_decay=weight_decay, clip=clip, dropout=dropout, dropout_shared=dropout_shared, z_loss=z_loss,
-        normaliser=normaliser, dtype=dtype, recompute=recompute, seed=seed, save_every=save_every, keep=keep,
-        eval_every=eval_every, eval_examples=eval_examples, log_every=log_every,
+        steps_before=steps_before, momentum=momentum, weight_decay=weight_decay, clip=clip,
+        dropout=dropout, dropout_shared=dropout_shared, z_loss=z_loss, normaliser=normaliser, dtype=dtype,
+        recompute=recompute, seed=seed, save_every=save_every, keep=keep, eval_every=eval_every,
+        eval_examples=eval_examples, log_every=log_every,
     )  # fmt: skip
-    execution = training.execution(parallel, tensor_parallel, loaders, async_save)
+    make = recipes.get(recipe, recipes.PRETRAINING)
+    if shape is not None:
+        make(shape, **written)  # a mistake in a flag is told before anything is opened
+    from deepnarrow.text.corpus import open_corpus
+
+    if plan:
+        told(make, shape, init_from, written, corpus or [], out, flops=flops, devices=devices, as_json=as_json)
+        return
+    if flops is not None or devices != 1:
+        raise UserError(f"{'--flops' if flops is not None else '--devices'} says something to --plan alone; add --plan")
     if shape is None and init_from is None:
         raise UserError(
             "name a shape (--shape tiny-dl2; deepnarrow shapes --help), or weights to start from (--init-from)"
         )
-    from deepnarrow.text.corpus import open_corpus
-    from deepnarrow.train import recipes
-
-    make = recipes.get(recipe, recipes.PRETRAINING)
-    if shape is not None:
-        make(shape, **written)  # a mistake in a flag is told before anything is opened
+    if not corpus:
+        raise UserError("name a corpus (--corpus DIR, made by deepnarrow corpus build); only --plan does without")
+    if out is None:
+        raise UserError("name a folder for the run (--out RUN); only --plan does without")
+    execution = training.execution(parallel, tensor_parallel, loaders, async_save)
     corpora = [open_corpus(folder) for folder in corpus]
 
     from deepnarrow.model.folder import open_model
@@ -135,6 +174,35 @@ def pretrain(
     folder = str(out)
     then = shlex.join(["deepnarrow", "finetune", folder, "--task", "TASK", "--out", f"{folder.rstrip('/')}-TASK"])
     training.report(result, config, as_json=as_json, then=f"{then}   (tasks: deepnarrow evaluate --list)")
+
+
+def told(
+    make: recipes.Recipe,
+    shape: str | None,
+    init_from: str | None,
+    written: dict[str, Any],
+    folders: list[Path],
+    out: Path | None,
+    *,
+    flops: str | None,
+    devices: int,
+    as_json: bool,
+) -> None:
+    """Print the plan. Without a shape it is that of the weights to start from, or the recipe's own."""
+    from deepnarrow.cli import planning
+    from deepnarrow.text.corpus import open_corpus
+
+    if shape is None and init_from is not None:
+        from deepnarrow.model.folder import open_model
+
+        shape = str(open_model(init_from).shape)
+    config = make(**written) if shape is None else make(shape, **written)
+    corpora = [open_corpus(folder) for folder in folders]
+    if corpora and init_from is None and not names_vocab(shape or config.shape):
+        from deepnarrow.train.pretrain import fit_vocab
+
+        config = fit_vocab(config, corpora[0])
+    planning.tell(config, corpora, out, flops=flops, devices=devices, as_json=as_json)
 
 
 def names_vocab(shape: str) -> bool:

@@ -24,7 +24,7 @@ BatchSize = Annotated[int | None, typer.Option("--batch", metavar="N", help="Exa
 Accumulate = Annotated[int | None, typer.Option(metavar="N", help="Parts a batch is split into to save memory.")]
 InputLength = Annotated[int | None, typer.Option(metavar="N", help="Tokens of one input, end mark included.")]
 TargetLength = Annotated[int | None, typer.Option(metavar="N", help="Most tokens of one target, end mark included.")]
-Optimizer = Annotated[str | None, typer.Option(metavar="NAME", help="adafactor, adamw or adamw_scale.")]
+Optimizer = Annotated[str | None, typer.Option(metavar="NAME", help="adafactor, adamw, adamw_scale or muon.")]
 LearningRate = Annotated[float | None, typer.Option(metavar="X", help="What the schedule multiplies.")]
 Schedule = Annotated[str | None, typer.Option(metavar="NAME", help="inverse_sqrt, constant, cosine or linear.")]
 Warmup = Annotated[int | None, typer.Option(metavar="N", help="Steps the learning rate rises (inverse_sqrt: is flat).")]

@@ -19,7 +19,8 @@ from deepnarrow.errors import UserError, nearest
 from deepnarrow.shapes.shape import Shape
 
 DTYPES = ("float32", "bfloat16", "int8")
-OPTIMIZERS = ("adafactor", "adamw", "adamw_scale")
+OPTIMIZERS = ("adafactor", "adamw", "adamw_scale", "muon")
+HIDDEN = ("query", "key and value", "attention output", "feed-forward input", "feed-forward output")  # Muon's
 FACTORED_FROM = (
     128  # Adafactor factors a second moment only if its two largest dimensions reach this (mesh-TF optimize.py)
 )
@@ -263,12 +264,13 @@ def _int8_bytes(tensor: Tensor) -> int:
     return tensor.size + 4 * rows
 
 
-def training_bytes(shape: Shape, optimizer: str) -> Training:
+def training_bytes(shape: Shape, optimizer: str, *, factored_from: int = FACTORED_FROM) -> Training:
     """Weights, gradients and the optimizer's state, all float32, which bfloat16 autocast does not change.
 
     adamw, adamw_scale   two moments per parameter
     adafactor            no first moment; the second is one row and one column per matrix whose sides both reach 128,
                          and whole for smaller tensors (Shazeer and Stern 2018, arXiv:1804.04235; mesh-TF optimize.py)
+    muon                 one momentum for the matrices inside the stacks, two moments for all else
 
     >>> from deepnarrow.shapes.shape import parse
     >>> training_bytes(parse("tiny"), "adamw").total == 16 * parameters(parse("tiny")).total
@@ -277,15 +279,17 @@ def training_bytes(shape: Shape, optimizer: str) -> Training:
     _choice("optimizer", optimizer, OPTIMIZERS)
     weights = weight_bytes(shape, "float32")
     if optimizer == "adafactor":
-        moments = 4 * sum(_factored(tensor.dims) * tensor.copies for tensor in tensors(shape))
+        moments = 4 * sum(_factored(tensor.dims, factored_from) * tensor.copies for tensor in tensors(shape))
+    elif optimizer == "muon":
+        moments = 4 * sum(tensor.size * (1 if tensor.kind in HIDDEN else 2) for tensor in tensors(shape))
     else:
         moments = 2 * weights
     return Training(weights=weights, gradients=weights, moments=moments)
 
 
-def _factored(dims: tuple[int, ...]) -> int:
+def _factored(dims: tuple[int, ...], factored_from: int) -> int:
     """Numbers in Adafactor's second moment of one tensor."""
-    return sum(dims) if len(dims) == 2 and min(dims) >= FACTORED_FROM else prod(dims)
+    return sum(dims) if len(dims) == 2 and min(dims) >= factored_from else prod(dims)
 
 
 def self_cache_bytes(shape: Shape, *, target_length: int, batch: int = 1, dtype: str = "float32") -> int:

@@ -1,10 +1,7 @@
 """Recipes: functions from a shape to a `Config`. What they leave open is a keyword away.
 
-t5_efficient          how the published T5-Efficient checkpoints were pretrained
-nanot5                a T5 in a day on one GPU, better per step than T5's own recipe
-miniature             minutes on two cores, to see a shape learn
-finetune_t5           how T5 was fine-tuned
-finetune_miniature    the same, as long as two cores have patience for
+The first line of each docstring is what `deepnarrow pretrain --help` says of it; the rest gives sources. A value marked
+"unverified" was recalled, reported second-hand or taken over from a sister model, not read in a primary source.
 """
 
 from collections.abc import Callable
@@ -15,36 +12,107 @@ from deepnarrow.train.config import PAIRS, Config
 
 Recipe = Callable[..., Config]
 
+T5_ADAFACTOR: dict[str, Any] = {  # Raffel et al. 2020 (arXiv:1910.10683), section 3.1.2, and mesh-TF's own constants
+    "input_length": 512,
+    "optimizer": "adafactor",
+    "learning_rate": 1.0,
+    "schedule": "inverse_sqrt",
+    "warmup": 10_000,
+    "normaliser": "positions",
+    "dtype": "bfloat16",
+    "save_every": 5000,
+    "eval_every": 5000,
+    "log_every": 100,
+}
 
-def t5_efficient(shape: str, **changes: Any) -> Config:
-    """Tay et al. 2022 (arXiv:2109.10686): C4, 2**19 steps of 128 x 512 tokens, Adafactor, dropout 0.
 
-    The schedule is T5's (Raffel et al. 2020, arXiv:1910.10683, section 3.1.2): flat at 0.01 for 10,000 steps, then
-    1 / sqrt(step). Without padding both normalisers agree; "positions" is the one mesh-TF uses.
+def t5_efficient(shape: str = "base", **changes: Any) -> Config:
+    """As the published T5-Efficient checkpoints: 2**19 steps of 128 x 512 tokens of C4, dropout 0.
+
+    Tay et al. 2022 (arXiv:2109.10686). The objective and 524,288 steps are on the model cards; batch and dropout 0 were
+    reported second-hand from the operative config of t5-efficient-base. Unverified: the schedule, here T5's (flat at
+    0.01 for 10,000 steps, then 1 / sqrt(step)) without mesh-TF's final ramp. Without padding both normalisers agree;
+    "positions" is the one mesh-TF uses.
+    """
+    return _changed(changes, shape=shape, steps=524_288, batch=128, **T5_ADAFACTOR)
+
+
+def t5_baseline(shape: str = "base", **changes: Any) -> Config:
+    """The baseline of the T5 paper: 2**19 steps of 128 x 512 tokens, i.i.d. denoising, dropout 0.1.
+
+    Raffel et al. 2020 (arXiv:1910.10683), sections 3.1.2 to 3.1.4: 15 % of tokens hidden one by one, runs of them under
+    one sentinel.
+    """
+    return _changed(changes, shape=shape, steps=524_288, batch=128, objective="iid", dropout=0.1, **T5_ADAFACTOR)
+
+
+def t5_1_0(shape: str = "base", **changes: Any) -> Config:
+    """The C4 part of the first T5 checkpoints: 1 M steps of 2,048 x 512 tokens, dropout 0.1.
+
+    Raffel et al. 2020 (arXiv:1910.10683), section 3.7. The released models also saw the supervised tasks in a mixture;
+    this is their unsupervised share alone. Unverified: that the schedule had no final ramp.
+    """
+    return _changed(changes, shape=shape, steps=1_000_000, batch=2048, dropout=0.1, **T5_ADAFACTOR)
+
+
+def t5_v1_1(shape: str = "v1_1-base", **changes: Any) -> Config:
+    """T5 1.1: 1 M steps of 2,048 x 512 tokens of C4, dropout 0.
+
+    T5 repository, released_checkpoints.md: C4 only, no dropout, GEGLU, untied. Steps and 1,048,576 tokens a batch are
+    second-hand. Unverified: dropout (one released config is said to have 0.1), and no final ramp.
+    """
+    return _changed(changes, shape=shape, steps=1_000_000, batch=2048, **T5_ADAFACTOR)
+
+
+def lm_adapt(shape: str = "v1_1-base", **changes: Any) -> Config:
+    """LM adaptation of T5 1.1: 100,000 steps of prefix LM, from step 1,000,000 on (--init-from a T5 1.1).
+
+    Lester et al. 2021 (arXiv:2104.08691), section 3.1, and the T5 task c4_v220_prefix_lm: pieces of single documents.
+    The schedule goes on where T5 1.1 stopped, so the rate begins at 0.001. T5's rows were packed to 512 inputs; `batch`
+    counts examples here, and 4,096 of them come to about a million tokens at C4's length of documents. Unverified: the
+    batch, the lengths (the author says T5's own; an old config says 1024 and 256), and no final ramp. Adafactor's
+    second moments begin afresh: copies of T5 1.1 seldom hold its optimizer's.
+    """
+    values = {**T5_ADAFACTOR, "save_every": 2400, "eval_every": 2400}
+    return _changed(
+        changes, shape=shape, steps=100_000, steps_before=1_000_000, batch=4096, objective="prefix_lm",
+        batching="packed", **values,
+    )  # fmt: skip
+
+
+def salient(shape: str = "v1_1-base", **changes: Any) -> Config:
+    """Salient span masking for closed-book answers: 100,000 steps, from step 1,000,000 on (--init-from a T5).
+
+    Roberts et al. 2020 (arXiv:2002.08910), section 2, and t5_closed_book_qa: one example for each name or date of a
+    sentence, on a corpus of `deepnarrow corpus build --salient nem`. `batch` counts examples; 16,384 sentences are
+    about half a million tokens. Unverified: learning rate and batch of this stage, which its repository does not give;
+    they are taken over from pretraining as far as that goes.
     """
     return _changed(
-        changes,
-        shape=shape,
-        steps=524_288,
-        batch=128,
-        input_length=512,
-        optimizer="adafactor",
-        learning_rate=1.0,
-        schedule="inverse_sqrt",
-        warmup=10_000,
-        normaliser="positions",
-        dtype="bfloat16",
-        save_every=5000,
-        eval_every=5000,
-        log_every=100,
-    )
+        changes, shape=shape, steps=100_000, steps_before=1_000_000, batch=16_384, objective="salient",
+        batching="packed", **T5_ADAFACTOR,
+    )  # fmt: skip
 
 
-def nanot5(shape: str, **changes: Any) -> Config:
-    """Nawrot 2023 (arXiv:2309.02373): 65,536 steps of 128 x 512 tokens, AdamW scaled by parameter size, cosine to 1e-5.
+def ul2(shape: str = "v1_1-base", **changes: Any) -> Config:
+    """UL2's mixture of denoisers: 500,000 steps of 128 x 512 tokens, dropout 0.
 
-    Its warmup starts at half of the learning rate and takes 10,000 steps; runs of another length take an eighth, as its
-    runs of 4 to 24 hours did. There is no z-loss.
+    Tay et al. 2022 (arXiv:2205.05131), sections 3.1 and 4.1, as its smaller models; UL2-20B took batch 1,024 and 2 M
+    steps (its model card). One of its denoisers needs 128 sentinels at 512 tokens, where T5's vocabulary has 100: train
+    the tokenizer with `--sentinels 128`. Unverified: steps and batch of the smaller models, and dropout 0 for them.
+    """
+    return _changed(
+        changes, shape=shape, steps=500_000, batch=128, objective="ul2", batching="packed", target_length=512,
+        **T5_ADAFACTOR,
+    )  # fmt: skip
+
+
+def nanot5(shape: str = "v1_1-base", **changes: Any) -> Config:
+    """nanoT5, a T5 1.1 in a day on one GPU: 65,536 steps of 128 x 512 tokens, AdamW scaled by parameter size.
+
+    Nawrot 2023 (arXiv:2309.02373) and its repository's config: cosine to 1e-5, clip 1, no z-loss. Its warmup starts at
+    half of the learning rate and takes 10,000 steps; runs of another length take an eighth, as its runs of 4 to 24
+    hours did.
     """
     steps = int(changes.get("steps") or 65_536)
     return _changed(
@@ -68,30 +136,62 @@ def nanot5(shape: str, **changes: Any) -> Config:
     )
 
 
-def miniature(shape: str, **changes: Any) -> Config:
+def miniature(shape: str = "tiny", **changes: Any) -> Config:
     """Minutes on two cores: short rows, few steps, and a rate that falls to nothing so that a short run ends well.
 
-    The rate was looked for with 400 steps of 16 x 64 tokens of web text, 2,048 pieces; held-out loss in nats per token:
+    Ours. The rate was looked for with 400 steps of 16 x 64 tokens of web text, 2,048 pieces; held-out loss in nats per
+    token:
 
         d_model 128, 2 + 2 layers     Adafactor linear 0.01 4.703, 0.02 4.628, 0.05 4.552, 0.1 4.805
                                       Adafactor as T5 (flat 0.01, no end) 4.637, AdamWScale linear 0.05 4.633
         d_model 64, 12 + 12 layers    Adafactor linear 0.02 4.700, 0.05 4.688, 0.1 4.704
     """
-    steps = int(changes.get("steps") or 1000)
-    return _changed(
-        changes,
-        shape=shape,
-        steps=steps,
-        batch=32,
-        input_length=128,
-        optimizer="adafactor",
-        learning_rate=3e-2,
-        schedule="linear",
-        warmup=steps // 20,
-        save_every=max(1, steps // 5),
-        eval_every=max(1, steps // 5),
-        log_every=max(1, steps // 100),
-    )
+    return _miniature(changes, shape=shape)
+
+
+def miniature_lm_adapt(shape: str = "tiny", **changes: Any) -> Config:
+    """`lm_adapt` in minutes on two cores: prefix LM, packed, a third of the rate that `miniature` takes.
+
+    Ours. The lower rate is for weights that are trained already; it was not searched for.
+    """
+    return _miniature(
+        changes, shape=shape, steps=500, objective="prefix_lm", batching="packed", learning_rate=1e-2,
+    )  # fmt: skip
+
+
+def miniature_salient(shape: str = "tiny", **changes: Any) -> Config:
+    """`salient` in minutes on two cores: one name or date hidden in each sentence, packed.
+
+    Ours. As `miniature_lm_adapt`; sentences are short, so a batch holds more of them.
+    """
+    return _miniature(
+        changes, shape=shape, steps=500, batch=128, objective="salient", batching="packed", learning_rate=1e-2,
+    )  # fmt: skip
+
+
+def miniature_ul2(shape: str = "tiny", **changes: Any) -> Config:
+    """`ul2` in minutes on two cores: its seven denoisers on rows of 128 tokens, packed.
+
+    Ours. At this length T5's 100 sentinels are enough.
+    """
+    return _miniature(changes, shape=shape, objective="ul2", batching="packed")
+
+
+def _miniature(changes: dict[str, Any], **recipe: Any) -> Config:
+    """What the miniature recipes share; lengths of warmup and intervals follow the steps."""
+    steps = int(changes.get("steps") or recipe.get("steps", 1000))
+    usual: dict[str, Any] = {
+        "batch": 32,
+        "input_length": 128,
+        "optimizer": "adafactor",
+        "learning_rate": 3e-2,
+        "schedule": "linear",
+        "warmup": steps // 20,
+        "save_every": max(1, steps // 5),
+        "eval_every": max(1, steps // 5),
+        "log_every": max(1, steps // 100),
+    }
+    return _changed(changes, **{**usual, **recipe, "steps": steps})
 
 
 def finetune_t5(shape: str, **changes: Any) -> Config:
@@ -132,7 +232,23 @@ def finetune_miniature(shape: str, **changes: Any) -> Config:
     return finetune_t5(shape, **{**short, **changes})
 
 
-PRETRAINING: dict[str, Recipe] = {"miniature": miniature, "t5_efficient": t5_efficient, "nanot5": nanot5}
+PRETRAINING: dict[str, Recipe] = {
+    recipe.__name__: recipe
+    for recipe in (
+        miniature,
+        miniature_lm_adapt,
+        miniature_salient,
+        miniature_ul2,
+        t5_efficient,
+        t5_baseline,
+        t5_1_0,
+        t5_v1_1,
+        lm_adapt,
+        salient,
+        ul2,
+        nanot5,
+    )
+}
 FINETUNING: dict[str, Recipe] = {"finetune_miniature": finetune_miniature, "finetune_t5": finetune_t5}
 
 
@@ -148,8 +264,17 @@ def get(name: str, recipes: dict[str, Recipe]) -> Recipe:
     return found
 
 
+def summary(recipe: Recipe) -> str:
+    """What a recipe is, in one line.
+
+    >>> summary(miniature_lm_adapt)
+    '`lm_adapt` in minutes on two cores: prefix LM, packed, a third of the rate that `miniature` takes.'
+    """
+    return (recipe.__doc__ or "").strip().splitlines()[0]
+
+
 # A learning rate means something only together with its optimizer and schedule, so changing one of these alone would
-# ruin the other. Adafactor and AdamWScale multiply it by the size of the parameter, AdamW does not.
+# ruin the other. Adafactor and AdamWScale multiply it by the size of the parameter, AdamW and Muon do not.
 USUAL_RATES = {
     ("adafactor", "inverse_sqrt"): 1.0,
     ("adafactor", "constant"): 1e-2,
@@ -163,6 +288,10 @@ USUAL_RATES = {
     ("adamw", "constant"): 5e-4,
     ("adamw", "cosine"): 1e-3,
     ("adamw", "linear"): 1e-3,
+    ("muon", "inverse_sqrt"): 0.1,
+    ("muon", "constant"): 1e-3,
+    ("muon", "cosine"): 2e-3,
+    ("muon", "linear"): 2e-3,
 }
 
 
