@@ -43,7 +43,8 @@ MONTH_DAY = rf"{MONTH}{GAP}{DAY}(?![\d:]|[.,]\d)"
 
 # In order: what comes first wins where several fit.
 DATE = re.compile(
-    r"(?:(?<![\w.,$\u00a3\u20ac#/-])|(?<=\b(?:mid|pre)-)|(?<=\b(?:late|post)-)|(?<=\bearly-))(?:"
+    r"\b(?=[\dJFMASONDCELWT]|s[peiu]|au|f[aio]|wi|t[weh]|ni|e[il])"  # how they start: quicker than trying each
+    r"(?:(?:(?<![.,$\u00a3\u20ac#/-])|(?<=\b(?:mid|pre)-)|(?<=\b(?:late|post)-)|(?<=\bearly-))(?:"
     rf"(?P<iso>{YEAR}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?![\w-]))"
     rf"|(?P<day>(?:{DAY_MONTH}(?:{AFTER_MONTH})?{DASH})?(?:{DAY}{DASH})?{DAY_MONTH}\b(?:{AFTER_MONTH})?)"
     rf"|(?P<month_day>{MONTH_DAY}(?:{DASH}(?:{MONTH_DAY}|{DAY})\b)?(?:{AFTER_MONTH})?(?!\w))"
@@ -58,11 +59,12 @@ DATE = re.compile(
     rf"|(?P<range>{YEAR}{DASH}(?:{YEAR}|\d\d)(?![\w%\u00b0-]|[.,/]\d))"
     rf"|(?P<year>{YEAR}(?:/\d\d)?(?![\w%\u00b0]|[.,/:]\d|[-\u2010-\u2015]\d))"
     r")"
-    r"|(?<=['\u2019])(?<![\w]['\u2019])(?P<short>[2-9]0s\b)"
+    r"|(?<=['\u2019])(?<!\w['\u2019])(?P<short>[2-9]0s\b))"
 )
 
 HINT = re.compile(r"\d+|centur|millenni")
-REACH = 48  # characters; "twenty-first and twenty-second centuries" starts 35 before its hint, no other date so far
+BEFORE, BEFORE_CENTURY, BEHIND = 26, 40, 26  # characters; "twenty-first and twenty-second " has 31, and a day's month
+# stands at most "September-December of " before a digit or ", September" behind one
 
 # A bare year is no year if these stand before or behind it.
 COUNTING = re.compile(
@@ -99,16 +101,19 @@ def dates(text: str) -> list[tuple[int, int]]:
 
 
 def windows(text: str) -> list[tuple[int, int]]:
-    """The stretches of text that can hold a date: what stands near a digit or a century. Five times faster than all."""
+    """The stretches of text that can hold a date: what stands near a digit or a century. The rest need not be read."""
     stretches: list[tuple[int, int]] = []
     begin = stop = -1
     for match in HINT.finditer(text):
-        place = match.start()
-        if place - REACH > stop:
+        start, end = match.span()
+        first = max(start - (BEFORE if text[start].isdigit() else BEFORE_CENTURY), 0)
+        if first > stop:
             if stop >= 0:
                 stretches.append((begin, stop))
-            begin = max(place - REACH, 0)
-        stop = match.end() + REACH
+            begin = first
+        elif first < begin:  # a century behind a digit looks further back than the digit
+            begin = max(first, stretches[-1][1] if stretches else 0)
+        stop = end + BEHIND
     return [*stretches, (begin, stop)] if stop >= 0 else stretches
 
 

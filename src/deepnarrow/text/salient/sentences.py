@@ -19,13 +19,13 @@ from deepnarrow.text.salient.spans import Span, from_characters
 # Never the end: a name or number follows.
 LEADING = words(
     """mr mrs ms mx dr prof st ste mt ft gen col capt cpt lt cmdr adm sgt maj rev fr sr hon gov sen rep pres supt
-    messrs mme mlle no nos vol vols fig figs pp p ch sec art op c ca cf vs v e.g i.e al viz approx est b d r fl
+    messrs mme mlle no nos vol vols fig figs pp p ch sec art op c ca cf vs v e.g i.e viz approx est b d r fl
     nr var subsp ssp sp jan feb mar apr jun jul aug sep sept oct nov dec"""
 )
 # The end only if the next word opens sentences.
 TRAILING = words(
     """inc ltd co corp bros jr sr esq etc u.s u.k u.n u.s.a u.s.s.r d.c b.c a.d b.c.e c.e a.m p.m ph.d m.d b.a m.a bc
-    ave blvd rd dept univ assn ed eds et.al"""
+    ave blvd rd dept univ assn ed eds al"""
 )
 OPENING = words(
     """the a an in on at by from of for with as to he she it they we i you his her its their our this that these those
