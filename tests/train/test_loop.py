@@ -20,13 +20,13 @@ from deepnarrow.files import read_json, read_json_lines
 from deepnarrow.model.folder import open_model
 from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
-from deepnarrow.shapes import parse
 from deepnarrow.text.batches import Batch, PairBatches
 from deepnarrow.text.tokenizer import load
 from deepnarrow.train import checkpoint
 from deepnarrow.train.config import Config
 from deepnarrow.train.interrupt import Interrupted
 from deepnarrow.train.loop import Result, train
+from deepnarrow.train.pretrain import build
 from deepnarrow.train.tracking import TIMINGS
 
 SHAPE = "tiny-dm32-ff64-kv16-nh2-nl2-v512"
@@ -62,7 +62,7 @@ def config(**values: object) -> Config:
 
 
 def run(made: Config, out: Path, **options: object) -> tuple[Result, T5]:
-    model = T5(parse(made.shape), dropout=made.dropout)
+    model = build(made)
     initialise(model, made.seed)
     keywords = {
         "tokenizer": load("bytes"),

@@ -203,7 +203,9 @@ class _Run:
         parts = list(split(batch, config.accumulate))
         for part, piece in enumerate(parts):
             mine, rows = job.share(piece)
-            torch.manual_seed(noise_seed(config.seed, state.step, part))
+            # Draws shared along the length are those of a job of one; element-wise ones are too many to draw for all.
+            own = 0 if config.dropout_shared else job.data_rank
+            torch.manual_seed(noise_seed(config.seed, state.step, part, own))
             with job.noise(rows), job.last_part() if part == len(parts) - 1 else nullcontext():
                 nll += loss.accumulate(
                     self.model, mine, divisor=divisor, device=job.device, dtype=DTYPES[config.dtype],
@@ -375,9 +377,10 @@ def check_same_folder(out: Path, job: Ranks, step: int | None) -> None:
         )
 
 
-def noise_seed(seed: int, step: int, part: int) -> int:
+def noise_seed(seed: int, step: int, part: int, rank: int = 0) -> int:
     """Seed of dropout for one part of one step: hashed, so that neighbouring steps have nothing in common."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{step}:{part}".encode()).digest()[:7], "little")
+    words = f"{seed}:{step}:{part}" + (f":{rank}" if rank else "")
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "little")
 
 
 @cache

@@ -174,9 +174,9 @@ class Ranks:
             return
         for parameter, state in optimizer.state.items():
             for key, tensor in state.items():
-                if is_split(tensor) and tensor.shape != parameter.shape:
-                    if not all(placement.is_replicate() for placement in tensor.placements):
-                        state[key] = like(full(tensor), parameter)
+                smaller = is_split(tensor) and tensor.shape != parameter.shape
+                if smaller and not all(placement.is_replicate() for placement in tensor.placements):
+                    state[key] = like(full(tensor), parameter)
 
     def put_away(self, model: nn.Module) -> None:
         """Take apart again what a forward pass without a backward pass left whole."""
