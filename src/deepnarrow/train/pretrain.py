@@ -85,7 +85,8 @@ def pretrain(
 
 def build(config: Config) -> T5:
     """The model of a config, its weights not yet set."""
-    return T5(parse(config.shape), dropout=config.dropout)
+    shape = parse(config.shape)
+    return T5(shape, dropout=config.dropout, dropout_shared=config.dropout_shared, recompute=config.recompute)
 
 
 def fit_vocab(config: Config, corpus: Corpus) -> Config:
