@@ -1,13 +1,10 @@
-"""The loop's promises: stopped = never stopped, killed = never stopped, bad numbers stop, book-keeping holds."""
+"""The loop's promises: stopped = never stopped, bad numbers stop, book-keeping holds."""
 
 import errno
 import json
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -263,47 +260,6 @@ def test_signal_handlers_and_random_numbers_are_given_back(tmp_path: Path) -> No
     run(config(steps=2), tmp_path / "run", batches=batches)
     assert torch.equal(torch.get_rng_state(), drawn[0])
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-CHILD = """
-import sys
-sys.path.insert(0, {folder!r})
-from pathlib import Path
-from test_loop import long_run
-long_run(Path({out!r}))
-"""
-
-
-def long_run(out: Path) -> None:
-    held_out = [PairBatches(pairs=pairs(), seed=9, batch=8)(0)]
-    run(config(steps=40, save_every=4, log_every=3, eval_every=7), out, held_out=held_out)
-
-
-def child(out: Path) -> subprocess.Popen:
-    code = CHILD.format(folder=str(Path(__file__).parent), out=str(out))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment)
-
-
-@pytest.mark.parametrize("kills", [1, pytest.param(9, marks=pytest.mark.slow)])
-def test_killed_and_gone_on_equals_never_stopped(tmp_path: Path, kills: int) -> None:
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    long_run(straight)
-    random_numbers = random.Random(kills)
-    for _ in range(kills):
-        process = child(killed)
-        before = (killed / "log.jsonl").stat().st_size if (killed / "log.jsonl").exists() else 0
-        while process.poll() is None:  # until it has begun to train, then for a random moment
-            if (killed / "log.jsonl").exists() and (killed / "log.jsonl").stat().st_size != before:
-                break
-            time.sleep(0.002)
-        time.sleep(random_numbers.random() * 0.2)
-        process.kill()
-        process.wait()
-    assert child(killed).wait() == 0
-    assert contents(straight, 40) == contents(killed, 40)
-    assert log(straight) == log(killed)
-    assert not [path.name for path in killed.rglob(".step-*")]
 
 
 def test_not_a_number_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ The work is done by real processes over gloo, in one job for all tests of this f
 """
 
 import fcntl
-import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -63,22 +63,8 @@ ALL = [  # every job once; a run whose folder exists goes on with it
 ]
 
 
-def jobs(folder: Path, plan: list[dict]) -> list[dict]:
-    """Do the jobs of a plan; what they met is in the error they leave."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.json").write_text(json.dumps(plan))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "ranks_at_work.py"), str(folder)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    errors = [path.read_text() for path in sorted(folder.glob("error-*.txt"))]
-    assert not errors, errors[0]
-    return json.loads((folder / "outcome.json").read_text())
-
-
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory, jobs: Callable[[Path, list[dict]], list[dict]]) -> Path:
     """The folder of all runs. Test workers beside each other share it: the first does the work."""
     mine = tmp_path_factory.getbasetemp()
     folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "several-ranks"
