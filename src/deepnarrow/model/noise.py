@@ -7,6 +7,7 @@ along the sequence (layers.py `dropped`), so they are few: a row in 500 of the n
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ _part = Part()  # of the process, not of a thread: the backward pass may draw ag
 
 
 @contextmanager
-def part(**changes: int | None) -> Iterator[None]:
+def part(**changes: Any) -> Iterator[None]:
     """Within the block, draw for this part."""
     global _part
     before, _part = _part, replace(_part, **changes)

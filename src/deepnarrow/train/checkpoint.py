@@ -126,7 +126,12 @@ class Saver:
         written = shards.write_beside(temporary / shards.FOLDER, held, self.ranks)
         self.writing = [written]
         if self.ranks.first:
-            self._begin(lambda: (written.result(), publish()))
+
+            def once_written() -> None:
+                written.result()
+                publish()
+
+            self._begin(once_written)
 
     def _begin(self, work: Callable[[], Any]) -> None:
         self.writing.append(self.pool.submit(work))

@@ -32,7 +32,7 @@ from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.train import checkpoint, loss, optim, run_folder
 from deepnarrow.train.config import Config
 from deepnarrow.train.interrupt import Interrupted, Signals, StopNow
-from deepnarrow.train.parallel import Execution, Ranks, by_layout, local, ranks
+from deepnarrow.train.parallel import Execution, Ranks, by_layout, check_divides, local, ranks
 from deepnarrow.train.schedule import rate
 from deepnarrow.train.state import HELD_OUT_LOSS, Best, State
 from deepnarrow.train.tracking import Log, cut_log, note
@@ -86,6 +86,7 @@ def train(
     """
     out = Path(out)
     execution = execution or Execution()
+    check_divides(model.shape, execution.tensor_parallel)
     with (
         ranks(execution, device) as job,
         job.first_holds(run_folder.lock(out)),

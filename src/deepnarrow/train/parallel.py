@@ -110,7 +110,6 @@ class Ranks:
             model.to(self.device)
             return
         if self.tensor_size > 1:
-            check_divides(model.shape, self.tensor_size)
             split_layers(model, self.mesh["tensor"])
         if fsdp:
             shard(model, self.mesh["data"])
@@ -181,7 +180,7 @@ class Ranks:
     def put_away(self, model: nn.Module) -> None:
         """Take apart again what a forward pass without a backward pass left whole."""
         if hasattr(model, "reshard"):
-            model.reshard()
+            cast("FSDPModule", model).reshard()
 
     def sum(self, values: Tensor) -> Tensor:
         if self.size > 1:
@@ -286,7 +285,7 @@ def join(device: torch.device, rank: int, size: int) -> None:
     of dead ones and wait for them, so that each start has keys of its own.
     """
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-    store = next(dist.rendezvous("env://", rank, size, timeout=TIMEOUT))[0]  # type: ignore[no-untyped-call]
+    store = next(dist.rendezvous("env://", rank, size, timeout=TIMEOUT))[0]
     store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     on_gpu = device if device.type == "cuda" else None
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT, device_id=on_gpu)

@@ -4,6 +4,7 @@ The parts are safetensors files, each with the offsets of what it holds in its h
 or one process, reads them back as it needs them. Nothing is pickled.
 """
 
+import math
 import warnings
 from concurrent.futures import Future
 from pathlib import Path
@@ -64,13 +65,17 @@ def read(folder: Path, model: T5, optimizer: Optimizer, ranks: Ranks) -> None:
     held: dict[str, Tensor] = {MODEL + name: parameter.detach() for name, parameter in parameters.items()}
     for name, stored in sizes.items():
         if name.startswith(OPTIMIZER):
-            parameter = parameters.get(owner(name))
-            if parameter is None:
+            if owner(name) not in parameters:
                 raise UserError(f"{folder} holds optimizer state for {owner(name)!r}, which this model does not have")
-            held[name] = empty(stored.size, parameter)
+            held[name] = empty(stored.size, parameters[owner(name)])
     for name, tensor in held.items():
         if name not in sizes or tensor.shape != sizes[name].size:
             raise UserError(f"{folder}: {name!r} is not what this model needs, {list(tensor.shape)}")
+        there = sum(math.prod(chunk.sizes) for chunk in sizes[name].chunks)
+        if there != tensor.numel():  # the reader would leave the rest as it finds it
+            raise UserError(
+                f"{folder} holds {there:,} of the {tensor.numel():,} numbers of {name!r}; a file is missing"
+            )
     try:
         if ranks.size > 1:
             checkpoint.load(held, storage_reader=_reader(folder), process_group=ranks.saving)
@@ -126,7 +131,6 @@ def fill(model: T5, optimizer: Optimizer, weights: dict[str, Tensor], state: dic
             local(parameter).copy_(local(like(weights[name], parameter)))
     laid_out = {}
     for name, tensor in state.items():
-        parameter = parameters.get(owner(name))
-        stays = parameter is None or tensor.ndim == 0
-        laid_out[name] = tensor if stays else like(tensor, cast(Tensor, parameter))
+        known = owner(name) in parameters and tensor.ndim > 0
+        laid_out[name] = like(tensor, parameters[owner(name)]) if known else tensor
     optim.load_state(optimizer, model, laid_out, source=source)
