@@ -3,26 +3,34 @@
 A checkpoint (`progress.json`) says which source and how many of its documents are on disk for good. Killed and started
 again, the build cuts its files back to the last checkpoint and goes on there, so that the result is, byte for byte,
 that of a build never interrupted: no file holds a time, a host or a count of attempts.
+
+With a pipeline (pipeline.py) the sources are first cleaned into parts, below `.pipeline/` in the corpus' folder; the
+parts are then tokenised in the same way. That folder goes when the corpus is whole.
 """
 
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from deepnarrow import __version__
 from deepnarrow.errors import UserError
 from deepnarrow.files import read_json, sha256, whole_folder, write_json
 from deepnarrow.progress import Bar, progress
+from deepnarrow.text import pipeline
+from deepnarrow.text.cleaning import Settings
 from deepnarrow.text.corpus import FORMAT, HELD_OUT, MANIFEST, PROGRESS, TOKENIZER, Corpus, open_corpus
-from deepnarrow.text.shards import DOCUMENTS, Stream, token_dtype
-from deepnarrow.text.sources import TABLES, TEXTS, Memory, Spec, files, is_builtin, unchecked_documents
+from deepnarrow.text.pipeline import Execution
+from deepnarrow.text.shards import DOCUMENTS, Documents, Stream, joined, token_dtype
+from deepnarrow.text.sources import READABLE, Memory, Spec, files, is_builtin, unchecked_documents
 from deepnarrow.text.vocabulary import whole
 
 if TYPE_CHECKING:
@@ -31,7 +39,23 @@ if TYPE_CHECKING:
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 1024, 2**21  # what one call of encode_batch gets at most, whichever comes first
 CHECKPOINT_TOKENS = 2**22  # some seconds of tokenising: what a kill costs at most
 PARTS = ("train", "held_out")
+WORK = ".pipeline"  # where a pipeline keeps what it has done, until the corpus is whole
 PACKED = 0.4  # bytes of a compressed file per byte of its text, until the first such file is done
+
+
+class Salient(NamedTuple):
+    """Store examples of salient span masking instead of texts (objectives/salient.py)."""
+
+    form: str
+    tagger: str = "builtin"
+
+    def check(self) -> None:
+        """Refuse a form or a tagger that does not exist."""
+        from deepnarrow.text.objectives.salient import check_form
+        from deepnarrow.text.salient.taggers import load
+
+        check_form(self.form)
+        load(self.tagger)
 
 
 @dataclass(frozen=True)
@@ -45,6 +69,12 @@ class Plan:
     shard_tokens: int
     held_out_every: int | None  # one document in so many
     sources: list[dict[str, Any]]  # source, file, bytes, sha256
+    salient: dict[str, str] | None = None  # form and tagger
+    pipeline: dict[str, Any] | None = None  # settings, and the number of tasks
+
+    def written(self) -> dict[str, Any]:
+        """As in the manifest, where what a plain corpus does not have is left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None or key == "held_out_every"}
 
 
 @dataclass
@@ -65,7 +95,7 @@ class State:
 class Piece(NamedTuple):
     """A batch of documents of one source, tokenised; pairs as in State."""
 
-    ids: tuple[list[list[int]], list[list[int]]]
+    ids: tuple[Documents, Documents]
     text_bytes: tuple[int, int]
     read: int
 
@@ -78,15 +108,28 @@ def build(
     field: str = "text",
     shard_tokens: int = 2**24,
     held_out: float = 0.0,
+    salient: Salient | None = None,
+    cleaning: Settings | None = None,
+    execution: Execution | None = None,
+    tasks: int | None = None,
 ) -> Corpus:
     """Build `out` from `specs`, go on with an interrupted build of the same, or open it if it is finished.
 
     `held_out` is the share of documents kept out of training, chosen by a hash of their text, so that copies of one
-    document stay together. Raises UserError when `out` belongs to other sources, another tokenizer or other options,
-    or when the sources hold no text; OSError (a full disk) leaves a folder to go on from.
+    document stay together. `salient` stores examples instead of texts. `cleaning` runs a pipeline first, in `tasks`
+    tasks (by default one for each 64 MB of sources) where `execution` says.
+
+    Raises UserError when `out` belongs to other sources, another tokenizer or other options, or when the sources hold
+    no text; OSError (a full disk) leaves a folder to go on from.
     """
     out = Path(out)
-    plan = make_plan(specs, tokenizer, text_field=field, shard_tokens=shard_tokens, held_out=held_out)
+    execution = execution or Execution()
+    if cleaning:
+        pipeline.check(cleaning, execution)
+    plan = make_plan(
+        specs, tokenizer, text_field=field, shard_tokens=shard_tokens, held_out=held_out,
+        salient=salient, cleaning=cleaning, tasks=tasks,
+    )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         if (out / MANIFEST).exists():
@@ -94,21 +137,38 @@ def build(
             _require_same(out, read_json(out / MANIFEST)["plan"], plan)
         else:
             memory = {str(spec): spec for spec in specs if isinstance(spec, Memory)}
-            _Build(plan, tokenizer, out, memory).run()
+            begun = _Build(plan, tokenizer, out, memory)
+            if cleaning:
+                begun.clean(cleaning, execution)
+            begun.run()
         (out / PROGRESS).unlink(missing_ok=True)
+        shutil.rmtree(out / WORK, ignore_errors=True)
     return open_corpus(out)
 
 
 def make_plan(
-    specs: Sequence[Spec], tokenizer: "Tokenizer", *, text_field: str, shard_tokens: int, held_out: float
+    specs: Sequence[Spec],
+    tokenizer: "Tokenizer",
+    *,
+    text_field: str,
+    shard_tokens: int,
+    held_out: float,
+    salient: Salient | None = None,
+    cleaning: Settings | None = None,
+    tasks: int | None = None,
 ) -> Plan:
     """Look at the sources and hash their files."""
     if not specs:
         raise UserError("name at least one source: a file, a folder, builtin:python or hub:owner/name")
     if shard_tokens < 1:
         raise UserError(f"shard_tokens is the number of tokens per file; it must be at least 1, not {shard_tokens}")
+    if tasks is not None and tasks < 1:
+        raise UserError(f"tasks is into how many tasks the sources are dealt; it must be at least 1, not {tasks}")
     if not 0 <= held_out <= 0.5:
         raise UserError(f"held_out is the share of documents kept out of training: between 0 and 0.5, not {held_out}")
+    if salient:
+        salient.check()
+    sources = _look_at(specs)
     return Plan(
         tokenizer=tokenizer.fingerprint,
         vocab=tokenizer.size,
@@ -116,13 +176,29 @@ def make_plan(
         field=text_field,
         shard_tokens=shard_tokens,
         held_out_every=round(1 / held_out) if held_out else None,
-        sources=_look_at(specs),
+        sources=sources,
+        salient=salient._asdict() if salient else None,
+        pipeline=_pipeline(cleaning, pipeline.groups_of([source["bytes"] for source in sources], tasks))
+        if cleaning
+        else None,
     )
+
+
+def _pipeline(cleaning: Settings, groups: list[list[int]]) -> dict[str, Any]:
+    words = "\n".join(cleaning.bad_words).encode()
+    return {
+        "name": cleaning.pipeline,
+        "language": cleaning.language,
+        "dedup": cleaning.dedup,
+        "bad_words": hashlib.sha256(words).hexdigest() if words else None,
+        "tasks": len(groups),
+    }
 
 
 class _Build:
     def __init__(self, plan: Plan, tokenizer: "Tokenizer", out: Path, memory: Mapping[str, Memory]) -> None:
         self.plan, self.tokenizer, self.out, self.memory = plan, tokenizer, out, memory
+        self.cleaned: dict[str, Any] | None = None  # what each rule did
         self.state = self._resume()
         self._save_tokenizer(out)
         dtype = token_dtype(tokenizer.size)
@@ -130,6 +206,18 @@ class _Build:
             Stream(out, dtype, plan.shard_tokens, self.state.streams[0]),
             Stream(out / HELD_OUT, dtype, plan.shard_tokens, self.state.streams[1]),
         )
+
+    def clean(self, cleaning: Settings, execution: Execution) -> None:
+        assert self.plan.pipeline is not None
+        sources: list[Spec] = [self._source(source) for source in self.plan.sources]
+        groups = pipeline.groups_of([source["bytes"] for source in self.plan.sources], self.plan.pipeline["tasks"])
+        work = (self.out / WORK).resolve()  # a task may run elsewhere
+        try:
+            self.cleaned = pipeline.run(sources, groups, self.plan.field, cleaning, execution, work)
+        except BaseException:
+            for stream in self.streams:
+                stream.abandon()
+            raise
 
     def run(self) -> None:
         try:
@@ -150,6 +238,15 @@ class _Build:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._finish(0)
 
+    def _source(self, source: dict[str, Any]) -> Spec:
+        return self.memory.get(source["source"]) or source["file"] or source["source"]
+
+    def _texts(self, number: int) -> Iterator[str]:
+        if self.cleaned is not None:
+            return pipeline.texts(self.out / WORK, number)
+        spec = self._source(self.plan.sources[number])
+        return (document.text for document in unchecked_documents(spec, self.plan.field))
+
     def _resume(self) -> State:
         path = self.out / PROGRESS
         if path.exists():
@@ -157,7 +254,8 @@ class _Build:
             if found["format"] != FORMAT:
                 raise UserError(f"{self.out} was begun by another version of deepnarrow; delete it and build it anew")
             state = State(**found["state"])
-            if state.streams[0] is None and found["plan"] != asdict(self.plan):
+            begun = state.streams[0] is not None or any(self.out.glob(f"{WORK}/*/completions/*"))
+            if not begun and found["plan"] != self.plan.written():
                 self._discard()  # nothing was written yet: a mistyped option should not cost a new folder
             else:
                 _require_same(self.out, found["plan"], self.plan)
@@ -171,6 +269,7 @@ class _Build:
     def _read_sources(self) -> None:
         state, plan = self.state, self.plan
         meter = _Meter(plan.sources, state.source, self.tokens)
+        encode = _encoder(self.tokenizer, Salient(**plan.salient) if plan.salient else None)
         every = min(plan.shard_tokens, CHECKPOINT_TOKENS)
         checkpoint_at = self.tokens + every
         with progress("corpus", meter.total, done=meter.done) as bar:
@@ -178,11 +277,8 @@ class _Build:
                 if number > state.source:
                     state.source, state.read = number, 0
                 meter.begin(number)
-                source = plan.sources[number]
-                name = source["source"]
-                found = unchecked_documents(self.memory.get(name) or source["file"] or name, plan.field)
-                texts = (document.text for document in found)
-                for piece in _pieces(islice(texts, state.read, None), self.tokenizer, plan.held_out_every):
+                texts = islice(self._texts(number), state.read, None)
+                for piece in _pieces(texts, encode, self.streams[0].dtype, plan.held_out_every):
                     self._add(piece)
                     meter.advance(bar, piece, self.tokens)
                     if self.tokens >= checkpoint_at:
@@ -198,7 +294,7 @@ class _Build:
         state = self.state
         for part, stream in enumerate(self.streams):
             stream.add(piece.ids[part])
-            state.source_documents[part][state.source] += len(piece.ids[part])
+            state.source_documents[part][state.source] += len(piece.ids[part].lengths)
             state.text_bytes[part] += piece.text_bytes[part]
         state.read += piece.read
 
@@ -207,7 +303,7 @@ class _Build:
         self._write_progress(replace(self.state, streams=(train.checkpoint(), held_out.checkpoint())))
 
     def _write_progress(self, state: State) -> None:
-        write_json(self.out / PROGRESS, {"format": FORMAT, "plan": asdict(self.plan), "state": asdict(state)})
+        write_json(self.out / PROGRESS, {"format": FORMAT, "plan": self.plan.written(), "state": asdict(state)})
 
     def _save_tokenizer(self, folder: Path) -> None:
         if not (folder / TOKENIZER).exists():
@@ -222,17 +318,19 @@ class _Build:
             "tokens": stream.tokens,
             "documents": stream.documents,
             "text_bytes": self.state.text_bytes[part],
-            "plan": asdict(self.plan),
+            "plan": self.plan.written(),
             "source_documents": self.state.source_documents[part],
             "shards": [shard._asdict() for shard in stream.shards],
             "documents_sha256": sha256(stream.folder / DOCUMENTS),
             "deepnarrow": __version__,
         }
+        if self.cleaned is not None:
+            manifest["cleaning"] = self.cleaned
         write_json(stream.folder / MANIFEST, manifest)
 
     def _discard(self) -> None:
         """Remove what a build wrote, the mark that the folder is ours last."""
-        for folder in (TOKENIZER, HELD_OUT):
+        for folder in (TOKENIZER, HELD_OUT, WORK):
             shutil.rmtree(self.out / folder, ignore_errors=True)
         for path in (*self.out.glob("shard-*.bin"), self.out / DOCUMENTS, self.out / PROGRESS):
             path.unlink(missing_ok=True)
@@ -243,6 +341,13 @@ class _Build:
         where = ", ".join(dict.fromkeys(source["source"] for source in self.plan.sources))
         if self.streams[1].tokens:
             raise UserError(f"{where}: every document fell to the held-out part; add text or lower --held-out")
+        if self.cleaned and self.cleaned["read"].get("documents"):
+            raise UserError(
+                f"{where}: the pipeline left none of {self.cleaned['read']['documents']:,} documents; "
+                "it is made for web pages in the language of --language"
+            )
+        if self.plan.salient:
+            raise UserError(f"{where}: the tagger found no name and no date to hide; check the source and --tagger")
         raise UserError(f"{where}: no text found; check the source and --field (now {self.plan.field!r})")
 
 
@@ -257,7 +362,7 @@ def _look_at(specs: Sequence[Spec]) -> list[dict[str, Any]]:
         elif spec.startswith("hub:"):
             found.append(_source(spec, None, None, None))
         else:
-            found += [_source(spec, str(path), path.stat().st_size, None) for path in files(spec, TEXTS + TABLES)]
+            found += [_source(spec, str(path), path.stat().st_size, None) for path in files(spec, READABLE)]
     hashed = [source for source in found if source["file"]]
     with progress("hash sources", sum(source["bytes"] for source in hashed)) as bar:
         for source in hashed:
@@ -301,31 +406,52 @@ class _Meter:
             bar.advance(self.left)
 
 
-def _pieces(texts: Iterable[str], tokenizer: "Tokenizer", held_out_every: int | None) -> Iterator[Piece]:
+Encode = Callable[[list[str]], list[list[list[int]]]]  # the documents that are stored for each text
+
+
+def _encoder(tokenizer: "Tokenizer", salient: Salient | None) -> Encode:
+    if salient is None:
+        ordinary = _Ordinary(tokenizer)
+        return lambda texts: [[found] if (found := ordinary(ids)) else [] for ids in tokenizer.encode_batch(texts)]
+    from deepnarrow.text.objectives.salient import documents
+    from deepnarrow.text.salient.taggers import load
+
+    tagger = load(salient.tagger)
+    return lambda texts: [documents(text, tokenizer, tagger, salient.form) for text in texts]
+
+
+def _pieces(texts: Iterable[str], encode: Encode, dtype: np.dtype, held_out_every: int | None) -> Iterator[Piece]:
     for batch in _batches(texts):
-        clean = [whole(text) for text in batch]
+        clean = [text if text.isascii() else whole(text) for text in batch]
         ids: tuple[list[list[int]], list[list[int]]] = ([], [])
         sizes = [0, 0]
-        for text, raw in zip(clean, tokenizer.encode_batch(clean), strict=True):
-            found = _ordinary(raw, tokenizer)
+        for text, found in zip(clean, encode(clean), strict=True):
             if found and not text.isspace():  # an empty text, or white space alone, is no document
-                data = text.encode()
-                part = int(held_out_every is not None and _hash(data) % held_out_every == 0)
-                ids[part].append(found)
-                sizes[part] += len(data)
-        yield Piece(ids, (sizes[0], sizes[1]), len(batch))
+                part, size = 0, len(text)
+                if held_out_every is not None or not text.isascii():
+                    data = text.encode()
+                    size = len(data)
+                    part = int(held_out_every is not None and _hash(data) % held_out_every == 0)
+                ids[part].extend(found)
+                sizes[part] += size
+        yield Piece((joined(ids[0], dtype), joined(ids[1], dtype)), (sizes[0], sizes[1]), len(batch))
 
 
-def _ordinary(ids: list[int], tokenizer: "Tokenizer") -> list[int]:
+class _Ordinary:
     """Ids less padding, EOS and sentinels, which a text has if it writes out their names.
 
     Inside a row they would be read as what they are not: a page about T5 that says `<pad>` would end there.
     """
-    lowest = tokenizer.sentinel(tokenizer.sentinels - 1) if tokenizer.sentinels else tokenizer.size
-    if ids and min(ids) > tokenizer.eos and max(ids) < lowest:
-        return ids
-    special = {tokenizer.pad, tokenizer.eos, *map(tokenizer.sentinel, range(tokenizer.sentinels))}
-    return [index for index in ids if index not in special]
+
+    def __init__(self, tokenizer: "Tokenizer") -> None:
+        self.lowest = tokenizer.sentinel(tokenizer.sentinels - 1) if tokenizer.sentinels else tokenizer.size
+        self.eos = tokenizer.eos
+        self.special = {tokenizer.pad, tokenizer.eos, *map(tokenizer.sentinel, range(tokenizer.sentinels))}
+
+    def __call__(self, ids: list[int]) -> list[int]:
+        if ids and min(ids) > self.eos and max(ids) < self.lowest:
+            return ids
+        return [index for index in ids if index not in self.special]
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -347,11 +473,15 @@ def _hash(data: bytes) -> int:
 
 def _require_same(out: Path, found: dict[str, Any], plan: Plan) -> None:
     """Refuse a folder that another plan made. Only what files hold counts, not where they lie."""
-    wanted = asdict(plan)
+    found, wanted = {"salient": None, "pipeline": None, **found}, asdict(plan)
     what = {
         "tokenizer": "another tokenizer",
         "field": f"--field {found['field']}",
         "shard_tokens": f"--shard-tokens {found['shard_tokens']}",
+        "salient": "--salient {form} --tagger {tagger}".format(
+            **found["salient"] or {"form": "none", "tagger": "none"}
+        ),
+        "pipeline": _words(found["pipeline"]),
         "held_out_every": f"--held-out {1 / found['held_out_every'] if found['held_out_every'] else 0:.4g}",
     }
     differences = [words for key, words in what.items() if found[key] != wanted[key]]
@@ -362,6 +492,13 @@ def _require_same(out: Path, found: dict[str, Any], plan: Plan) -> None:
             f"{out} was built with {' and '.join(differences)}; name another folder with --out, "
             "or delete this one to build it anew"
         )
+
+
+def _words(pipeline: dict[str, Any] | None) -> str:
+    if pipeline is None:
+        return "no --pipeline"
+    words = "--pipeline {name} --language {language} --dedup {dedup} --tasks {tasks}".format(**pipeline)
+    return f"{words} and a list of bad words" if pipeline["bad_words"] else words
 
 
 def _contents(source: dict[str, Any]) -> str:

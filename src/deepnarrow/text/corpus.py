@@ -60,6 +60,10 @@ class Corpus:
     documents_sha256: str
     sources: tuple[Source, ...] = dataclasses.field(repr=False)
     built_with: str  # version of this package
+    kind: str = "text"  # or "salient": each document is the ids of an example's inputs, EOS, the ids of its target
+    salient: dict[str, str] | None = None  # form and tagger, where kind is "salient"
+    pipeline: dict[str, Any] | None = None  # what cleaned the text, if anything did
+    cleaning: dict[str, Any] | None = dataclasses.field(default=None, repr=False)  # what each of its rules dropped
     _maps: dict[int, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, length: int) -> int:
@@ -210,6 +214,10 @@ def _from_manifest(folder: Path, manifest: Any) -> Corpus:
             documents_sha256=manifest["documents_sha256"],
             sources=tuple(_sources(plan["sources"], manifest["source_documents"])),
             built_with=manifest["deepnarrow"],
+            kind="salient" if plan.get("salient") else "text",
+            salient=plan.get("salient"),
+            pipeline=plan.get("pipeline"),
+            cleaning=manifest.get("cleaning"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); build the corpus again") from None

@@ -32,6 +32,23 @@ class Shard(NamedTuple):
     sha256: str
 
 
+class Documents(NamedTuple):
+    """Documents behind one another."""
+
+    ids: np.ndarray  # of all, in the type they are stored in
+    lengths: np.ndarray  # in tokens, one for each
+
+
+def joined(documents: Sequence[Sequence[int]], dtype: np.dtype) -> Documents:
+    """
+    >>> joined([[5, 6], [7]], SHORT)
+    Documents(ids=array([5, 6, 7], dtype=uint16), lengths=array([2, 1], dtype=uint64))
+    """
+    lengths = np.fromiter(map(len, documents), START, count=len(documents))
+    ids = np.fromiter(chain.from_iterable(documents), dtype, count=int(lengths.sum()))
+    return Documents(ids, lengths)
+
+
 def token_dtype(vocabulary: int) -> np.dtype:
     """The narrowest type that holds every id.
 
@@ -66,12 +83,11 @@ class Stream:
         if state["open_tokens"]:
             self._open_shard(state["open_tokens"])
 
-    def add(self, documents: Sequence[Sequence[int]]) -> None:
+    def add(self, documents: Documents) -> None:
         """Append documents, each at least one token long."""
-        lengths = np.fromiter(map(len, documents), START, count=len(documents))
+        lengths, stream = documents.lengths, documents.ids
         self._starts.write((self.tokens + np.cumsum(lengths) - lengths).astype(START).tobytes())
-        self.documents += len(documents)
-        stream = np.fromiter(chain.from_iterable(documents), self.dtype, count=int(lengths.sum()))
+        self.documents += len(lengths)
         while stream.size:
             if self._shard is None:
                 self._open_shard(0)

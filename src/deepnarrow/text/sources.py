@@ -4,6 +4,7 @@
     notes.txt          the whole file; above 1 MB, cut at blank lines into documents of about 100 kB
     c4.jsonl.zst       one document a line, in the field "text"
     wiki.parquet       one document a row
+    crawl.warc.gz      one document a page (see warc.py); also .warc.wet.gz, the text that Common Crawl drew from it
     builtin:python     the English prose in this Python's standard library (see builtin.py)
     builtin:python-train   the same without what the tasks made from it validate and test on
     hub:allenai/c4:en:validation      a data set of the Hugging Face hub, streamed; configuration and split if wanted
@@ -23,6 +24,8 @@ from deepnarrow.text.records import TABLES, Record, read_records
 from deepnarrow.text.streams import opened, suffix, text_blocks
 
 TEXTS = (".txt", ".text", ".md")
+WARCS = (".warc", ".wet")
+READABLE = TEXTS + TABLES + WARCS
 TRAIN = "builtin:python-train"
 BUILTIN = ("builtin:python", TRAIN)
 WHOLE = 2**20  # characters; a longer text file is cut
@@ -99,8 +102,13 @@ def unchecked_documents(spec: Spec, field: str) -> Iterator[Document]:
         for record in hub_records(name):
             yield Document(text_of(record, field, name), f"{name}:{record.number}")
     else:
-        for path in files(spec, TEXTS + TABLES):
-            if suffix(path) in TABLES:
+        for path in files(spec, READABLE):
+            if suffix(path) in WARCS:
+                from deepnarrow.text import warc
+
+                for number, text in warc.pages(path):
+                    yield Document(text, f"{path}:{number}")
+            elif suffix(path) in TABLES:
                 for record in read_records(path, [field]):
                     yield Document(text_of(record, field, path), f"{path}:{record.number}")
             else:
