@@ -6,6 +6,7 @@ The work is done by real processes over gloo, in one job for all tests of this f
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,9 +26,12 @@ from deepnarrow.model.t5 import T5
 from deepnarrow.shapes import parse
 from deepnarrow.text.batches import Batch
 from deepnarrow.train import checkpoint
+from deepnarrow.train.config import Config
+from deepnarrow.train.optim import build
 from deepnarrow.train.parallel import Execution, check_divides, packed_together, ranks, share
 from deepnarrow.train.tracking import TIMINGS
 
+Jobs = Callable[[Path, list[dict]], list[dict]]
 HERE = Path(__file__).parent
 SHAPE = "tiny-dm32-ff64-kv16-nh2-nl2-v512"
 GATED = "tiny-dm32-ff64-kv16-nh4-kh2-nl2-v512-untied-geglu"
@@ -64,7 +68,7 @@ ALL = [  # every job once; a run whose folder exists goes on with it
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, jobs: Callable[[Path, list[dict]], list[dict]]) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory, jobs: Jobs) -> Path:
     """The folder of all runs. Test workers beside each other share it: the first does the work."""
     mine = tmp_path_factory.getbasetemp()
     folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "several-ranks"
@@ -164,6 +168,88 @@ def test_every_rank_writes_a_part_and_nothing_is_pickled(done: Path) -> None:
     assert torch.equal(torch.cat([part["model/embedding.weight"] for part in parts]), whole)
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_missing_or_cut_part_is_noticed(done: Path, tmp_path: Path, lost: int) -> None:
+    """Whichever of the two it is: what the other one holds looks whole to a reader that asks for no more."""
+    model = T5(parse(SHAPE))
+    out = tmp_path / "run"
+    shutil.copytree(done / "fsdp", out)
+    parts = sorted((out / "checkpoints" / checkpoint.name(4) / "shards").iterdir())
+    data = parts[lost].read_bytes()
+    optimizer = build(config(), model)
+    parts[lost].write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"shards cannot be read.*damaged: delete the folder .*step-00000004 and run"):
+        checkpoint.restore(out, model, optimizer)
+    parts[lost].unlink()
+    with pytest.raises(UserError, match=r"is missing|is not what this model needs"):
+        checkpoint.restore(out, model, optimizer)
+    parts[lost].write_bytes(data)
+    assert checkpoint.restore(out, model, optimizer).step == 4
+    assert torch.equal(model.embedding.weight, weights(done / "fsdp")["shared.weight"])
+
+
+def config() -> Config:
+    return Config(shape=SHAPE, steps=4, batch=6, input_length=24, factored_from=32)
+
+
+@pytest.mark.slow
+def test_four_ranks_as_two_by_two(done: Path, tmp_path: Path, jobs: Jobs) -> None:
+    """Weights spread over two ranks, and each layer split between two; then one process goes on."""
+    run = {"into": "grid", "config": {"shape": GATED, **ADAM}}
+    spread = {"parallel": "fsdp", "tensor_parallel": 2}
+    short = {"into": "short", "config": {"shape": GATED, **ADAM, "steps": 2}, "execution": spread}
+    four = {"size": 4, "runs": [{**run, "execution": spread}, short]}
+    jobs(tmp_path, [four, {"size": 1, "runs": [{**run, "into": "short"}]}])
+    for name in ("grid", "short"):
+        found, alone = weights(tmp_path / name), weights(done / "gated-one")
+        for key, tensor in alone.items():
+            torch.testing.assert_close(found[key], tensor, rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun_and_then_without(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("\n\n".join(f"In the year {n}, nothing happened here." for n in range(900)))
+    deepnarrow = [sys.executable, "-m", "deepnarrow"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def call(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+    assert call(*deepnarrow, "corpus", "build", "text.txt", "--tokenizer", "bytes", "--out", "corpus").returncode == 0
+    pretrain = [
+        "pretrain",
+        "--shape",
+        "tiny-nl1-dm32-ff64-kv16-nh2",
+        "--corpus",
+        "corpus",
+        "--out",
+        "run",
+        "--batch",
+        "4",
+        "--input-length",
+        "64",
+    ]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "deepnarrow",
+    ]
+    two = call(*torchrun, *pretrain, "--steps", "6", "--parallel", "fsdp", "--async-save", "--loaders", "2")
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("step 6: loss") == 1
+    one = call(*deepnarrow, *pretrain, "--steps", "9")
+    assert one.returncode == 0, one.stderr
+    assert "going on from step 6 to 9" in one.stderr
+    assert call(*deepnarrow, "generate", "run", "In the year").returncode == 0
+    odd = call(*torchrun, *pretrain[:2], "tiny-nl1-dm32-ff64-kv16-nh3", *pretrain[3:], "--tensor-parallel", "2")
+    assert "deepnarrow: --tensor-parallel 2 gives each rank whole heads, but num_heads is 3" in odd.stderr
+
+
 def test_one_rank_keeps_the_records(done: Path) -> None:
     assert read_json(done / "fsdp" / "run.json")["kind"] == "finetune"
     assert [row["step"] for row in log(done / "fsdp") if "loss" in row] == [1, 2, 3, 4]
@@ -175,6 +261,8 @@ import os, sys
 sys.path.insert(0, {here!r})
 from pathlib import Path
 from deepnarrow.text.batches import PairBatches
+from deepnarrow.train.config import Config
+from deepnarrow.train.optim import build
 from deepnarrow.train.parallel import Execution
 from test_loop import config, pairs, run
 
