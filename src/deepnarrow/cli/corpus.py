@@ -32,7 +32,8 @@ def build_corpus(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE", help="Text, JSONL or Parquet files (.gz, .zst too), folders, builtin:python, hub:NAME."
+            metavar="SOURCE",
+            help="Text, JSONL, Parquet or WARC files (.gz, .zst too), folders, builtin:python, hub:NAME.",
         ),
     ],
     tokenizer: Annotated[
@@ -44,9 +45,38 @@ def build_corpus(
         float, typer.Option(metavar="SHARE", help="Share of documents kept out of training, 0 to 0.5.")
     ] = 0.0,
     shard_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens per shard file.")] = 2**24,
+    pipeline: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Clean the text first: c4, or none for the steps below alone.")
+    ] = None,
+    language: Annotated[
+        str, typer.Option(metavar="CODE", help="With --pipeline: the language to keep, or any.")
+    ] = "en",
+    dedup: Annotated[
+        str, typer.Option(metavar="KIND", help="With --pipeline: sentences, lines, exact, minhash or none.")
+    ] = "sentences",
+    bad_words: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --pipeline: drop pages with one of these words (a word a line)."),
+    ] = None,
+    executor: Annotated[str, typer.Option(help="With --pipeline: local, ray or slurm.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --pipeline: tasks at once; by default the cores here.")
+    ] = None,
+    tasks: Annotated[
+        int | None, typer.Option(min=1, help="With --pipeline: how many tasks; by default one per 64 MB of sources.")
+    ] = None,
+    slurm: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of sbatch, such as partition=cpu.")
+    ] = None,
+    salient: Annotated[
+        str | None, typer.Option(metavar="FORM", help="Store examples of salient span masking: nem or sentinel.")
+    ] = None,
+    tagger: Annotated[
+        str, typer.Option(metavar="NAME", help="With --salient: builtin, spacy:PIPELINE or transformers:MODEL.")
+    ] = "builtin",
     as_json: Json = False,
 ) -> None:
-    """Tokenise documents into a memory-mapped corpus.
+    """Tokenise documents into a memory-mapped corpus, cleaned first where a pipeline is named.
 
     Stop it whenever you like: the same command goes on where it was, and the result is the same to the byte. Which
     documents are held out is decided by a hash of their text.
@@ -55,12 +85,49 @@ def build_corpus(
     Example:
       deepnarrow corpus build wiki.jsonl.gz books/ --tokenizer t5/spiece.model --out corpus --held-out 0.01
       deepnarrow corpus build builtin:python --tokenizer bytes --out prose
+      deepnarrow corpus build crawl/ --tokenizer t5/spiece.model --out c4 --pipeline c4 --bad-words en.txt
+      deepnarrow corpus build wiki.jsonl.gz --tokenizer t5/spiece.model --out salient --salient nem
     """
-    from deepnarrow.text.building import build
+    from deepnarrow.text.building import Salient, build
+    from deepnarrow.text.cleaning import Settings, read_words
+    from deepnarrow.text.pipeline import Execution
     from deepnarrow.text.tokenizer import load
+    from deepnarrow.text.vocabulary import cores
 
-    corpus = build(sources, load(tokenizer), out, field=field, shard_tokens=shard_tokens, held_out=held_out)
+    cleaning = None
+    if pipeline:
+        cleaning = Settings(
+            pipeline=pipeline,
+            language=None if language == "any" else language,
+            bad_words=read_words(bad_words),
+            dedup=dedup,
+        )
+    corpus = build(
+        sources,
+        load(tokenizer),
+        out,
+        field=field,
+        shard_tokens=shard_tokens,
+        held_out=held_out,
+        salient=Salient(salient, tagger) if salient else None,
+        cleaning=cleaning,
+        execution=Execution(executor, workers or cores(), slurm_options(slurm or [])),
+        tasks=tasks,
+    )
     show(corpus, as_json)
+
+
+def slurm_options(pairs: list[str]) -> dict[str, str]:
+    """
+    >>> slurm_options(["partition=cpu", "time=2:00:00"])
+    {'partition': 'cpu', 'time': '2:00:00'}
+    """
+    from deepnarrow.errors import UserError
+
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            raise UserError(f"cannot read --slurm {pair}; write KEY=VALUE, for example --slurm partition=cpu")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 @app.command("show")
@@ -179,12 +246,40 @@ def show(corpus: "Corpus", as_json: bool) -> None:
     ):
         grid.add_row(label, *cells)
     console.print(grid)
+    if corpus.cleaning:
+        console.print(cleaned(corpus))
+        if corpus.pipeline and corpus.pipeline["bad_words"] is None:
+            console.print("[dim]no page was dropped for bad words: no list was given (--bad-words)[/]")
+    if corpus.salient:
+        form, tagger = corpus.salient["form"], corpus.salient["tagger"]
+        console.print(f"salient: each document is an example, form {form}, tagger {escape(tagger)}")
     console.print(f"tokenizer {corpus.fingerprint[:12]}, {corpus.vocab:,} ids, stored as {corpus.dtype.name}")
     for source in corpus.sources[:10]:
         size = "" if source.bytes is None else f", {source.bytes:,} bytes, sha256 {str(source.sha256)[:12]}"
         console.print(f"[dim]from {escape(name(source))}: {source.documents:,} documents{size}[/]", soft_wrap=True)
     if len(corpus.sources) > 10:
         console.print(f"[dim]and {len(corpus.sources) - 10:,} more sources (--json lists them)[/]")
+
+
+def cleaned(corpus: "Corpus") -> Any:
+    """What each rule of the pipeline dropped, as a table."""
+    from rich import box
+    from rich.table import Table
+
+    assert corpus.pipeline is not None
+    assert corpus.cleaning is not None
+    read, kept = corpus.cleaning["read"], corpus.cleaning["kept"]
+    title = (
+        f"pipeline {corpus.pipeline['name']}: {kept.get('documents', 0):,} of {read.get('documents', 0):,} documents"
+    )
+    grid = Table(box=box.SIMPLE_HEAD, header_style="bold cyan", pad_edge=False, title=title, title_justify="left")
+    grid.add_column("dropped by", no_wrap=True)
+    for label in ("documents", "lines", "changed", "characters"):
+        grid.add_column(label, justify="right", no_wrap=True)
+    for rule in corpus.cleaning["rules"]:
+        cells = (rule.get(key) for key in ("documents", "lines", "changed", "characters"))
+        grid.add_row(rule["rule"], *("" if cell is None else f"{cell:,}" for cell in cells))
+    return grid
 
 
 def record(corpus: "Corpus") -> dict[str, Any]:
@@ -200,6 +295,10 @@ def record(corpus: "Corpus") -> dict[str, Any]:
         "dtype": corpus.dtype.name,
         "shards": [shard._asdict() for shard in corpus.shards],
         "sources": [asdict(source) for source in corpus.sources],
+        "kind": corpus.kind,
+        "salient": corpus.salient,
+        "pipeline": corpus.pipeline,
+        "cleaning": corpus.cleaning,
         "deepnarrow": corpus.built_with,
     }
 
