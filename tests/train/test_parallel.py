@@ -6,6 +6,7 @@ The work is done by real processes over gloo, in one job for all tests of this f
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -216,29 +217,9 @@ def test_the_command_under_torchrun_and_then_without(tmp_path: Path) -> None:
         return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
     assert call(*deepnarrow, "corpus", "build", "text.txt", "--tokenizer", "bytes", "--out", "corpus").returncode == 0
-    pretrain = [
-        "pretrain",
-        "--shape",
-        "tiny-nl1-dm32-ff64-kv16-nh2",
-        "--corpus",
-        "corpus",
-        "--out",
-        "run",
-        "--batch",
-        "4",
-        "--input-length",
-        "64",
-    ]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "deepnarrow",
-    ]
+    pretrain = shlex.split("pretrain --shape tiny-nl1-dm32-ff64-kv16-nh2 --corpus corpus --out run --batch 4")
+    pretrain += shlex.split("--input-length 64 --schedule constant --learning-rate 0.01")
+    torchrun = [sys.executable, *shlex.split("-m torch.distributed.run --standalone --nproc-per-node 2 -m deepnarrow")]
     two = call(*torchrun, *pretrain, "--steps", "6", "--parallel", "fsdp", "--async-save", "--loaders", "2")
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("step 6: loss") == 1

@@ -38,10 +38,10 @@ def write(folder: Path, held: dict[str, Tensor], ranks: Ranks) -> None:
 
 
 def write_beside(folder: Path, held: dict[str, Tensor], ranks: Ranks) -> "Future[Any]":
-    """The same in a thread, from a copy made now."""
+    """The same in a thread, from a copy made now: what is on a GPU, torch brings to the processor's memory first."""
     from torch.distributed import checkpoint
 
-    copied = {name: tensor.clone() for name, tensor in held.items()}
+    copied = {name: tensor.clone() if tensor.device.type == "cpu" else tensor for name, tensor in held.items()}
     found = checkpoint.async_save(copied, storage_writer=_writer(folder), process_group=ranks.saving)
     return cast("Future[Any]", found)
 
