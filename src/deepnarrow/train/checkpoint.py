@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,12 @@ class Saver:
     def finish(self) -> None:
         """Until what was begun is written, on every rank."""
         writing, self.writing = self.writing, []
-        if self.beside:
-            self.ranks.first_says(lambda: [future.result() for future in writing] and None)
+        if not self.beside:
+            return
+        wait(writing)  # on every rank: the threads talk to each other, and two saves at once would mix their words
+        self.ranks.first_says(lambda: [future.result() for future in writing] and None)
+        for future in writing:
+            future.result()
 
     def close(self) -> None:
         """Let go of the thread; what it still writes, it writes."""

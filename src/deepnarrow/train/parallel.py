@@ -33,6 +33,7 @@ from deepnarrow.model.t5 import T5, Block, Stack
 from deepnarrow.shapes import Shape
 from deepnarrow.text.batches import Batch
 from deepnarrow.train import optim
+from deepnarrow.train.interrupt import Interrupted
 
 if TYPE_CHECKING:  # seconds of imports, which a run of one process does without
     from torch.distributed.device_mesh import DeviceMesh
@@ -272,6 +273,10 @@ def ranks(execution: Execution, device: torch.device) -> Iterator[Ranks]:
         yield Ranks(rank=rank, size=size, tensor_size=tensor, device=device, mesh=mesh, saving=saving)
     except Exception as error:
         tell(error, rank, size)
+        raise
+    except Interrupted:  # all ranks, together
+        if own:
+            dist.destroy_process_group()
         raise
     else:
         if own:
