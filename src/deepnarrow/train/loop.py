@@ -32,7 +32,7 @@ from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.train import checkpoint, loss, optim, run_folder
 from deepnarrow.train.config import Config
 from deepnarrow.train.interrupt import Interrupted, Signals, StopNow
-from deepnarrow.train.parallel import Execution, Ranks, by_layout, check_divides, local, ranks
+from deepnarrow.train.parallel import Execution, Ranks, check_divides, local, ranks
 from deepnarrow.train.schedule import rate
 from deepnarrow.train.state import HELD_OUT_LOSS, Best, State
 from deepnarrow.train.tracking import Log, cut_log, note
@@ -102,7 +102,6 @@ def train(
         check_same_folder(out, job, job.first_says(enter))
         job.lay_out(model.train(), fsdp=execution.parallel == "fsdp")
         optimizer = optim.build(config, model)
-        by_layout(optimizer)
         state = checkpoint.restore(out, model, optimizer, job)
         job.first_says(lambda: cut_log(out, step=state.step, evaluated=state.evaluated))
         saver = checkpoint.Saver(out, job, beside=execution.async_save)

@@ -1,6 +1,6 @@
 """Optimizers by name, and their states as named tensors that safetensors can hold."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -28,8 +28,8 @@ def build(config: Config, model: nn.Module) -> Optimizer:
     groups: list[dict[str, Any]] = [
         {"params": found, "weight_decay": 0.0 if kind == "vector" else config.weight_decay}
         | ({"matrices": kind == "hidden"} if config.optimizer == "muon" else {})
-        for kind, found in kinds.items()
-        if found
+        for kind, all_found in kinds.items()
+        for found in by_layout(all_found)
     ]
     if config.optimizer == "adafactor":
         return Adafactor(groups, lr=config.learning_rate, factored_from=config.factored_from)
@@ -43,6 +43,14 @@ def build(config: Config, model: nn.Module) -> Optimizer:
     if config.optimizer == "muon":
         return Muon(groups, **adam, momentum=config.momentum, fused=fused)
     return AdamW(groups, **adam, fused=fused)
+
+
+def by_layout(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """One list for plain tensors, and one for each mesh that tensors are spread over: fused kernels mix neither."""
+    layouts: dict[Any, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        layouts.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+    return list(layouts.values())
 
 
 def is_hidden(name: str) -> bool:

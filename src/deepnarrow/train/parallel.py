@@ -447,18 +447,6 @@ def like(whole: Tensor, model: Tensor) -> Tensor:
     return distribute_tensor(whole, target.device_mesh, placements, src_data_rank=None)
 
 
-def by_layout(optimizer: Optimizer) -> None:
-    """Split the parameter groups so that each holds tensors of one layout: torch's operations on lists demand it."""
-    groups: list[dict[str, Any]] = []
-    for group in optimizer.param_groups:
-        kinds: dict[Any, list[Tensor]] = {}
-        for parameter in group["params"]:
-            kind = getattr(parameter, "device_mesh", None)
-            kinds.setdefault(kind, []).append(parameter)
-        groups += [{**group, "params": parameters} for parameters in kinds.values()]
-    optimizer.param_groups[:] = groups
-
-
 class Reducer:
     """Sums gradients over ranks in buckets, each as soon as the backward pass is through with it.
 
