@@ -16,9 +16,10 @@ import pytest
 
 from deepnarrow.errors import UserError
 from deepnarrow.text import building
-from deepnarrow.text.building import build
+from deepnarrow.text.building import Salient, build
 from deepnarrow.text.byte_tokenizer import ByteTokenizer
 from deepnarrow.text.corpus import open_corpus
+from deepnarrow.text.objectives import salient
 from deepnarrow.text.shards import Stream
 from deepnarrow.text.sources import Document, Memory
 
@@ -180,8 +181,55 @@ def test_many_shards_need_few_file_handles(
 ) -> None:
     monkeypatch.setattr("deepnarrow.text.corpus.OPEN_SHARDS", 3)
     corpus = build(sources, BYTES, tmp_path / "corpus", shard_tokens=SHARD)
-    corpus.read(np.arange(corpus.rows(100)), 100)
-    assert len(corpus._maps) <= 3
+    assert len(corpus.shards) > 3
+    found = corpus.read(np.arange(corpus.rows(1100)), 1100)  # rows over two and three shards
+    assert not corpus._maps
+    stream = np.concatenate([corpus.document(number) for number in range(corpus.documents)])
+    assert np.array_equal(found.ravel(), stream[: found.size])
+
+
+# Examples instead of texts
+
+ARTICLES = ["Marie Curie moved to Paris in 1891.", "Nothing to hide is in this one.", "Zola died in Paris in 1902."]
+
+
+@pytest.mark.parametrize("form", ["nem", "sentinel"])
+def test_salient_corpora(tmp_path: Path, form: str) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", ARTICLES)
+    plain = build([source], BYTES, tmp_path / "plain")
+    assert (plain.kind, plain.salient) == ("text", None)
+    assert not {"salient", "pipeline"} & set(json.loads((tmp_path / "plain" / "manifest.json").read_text())["plan"])
+
+    corpus = build([source], BYTES, tmp_path / "corpus", salient=Salient(form))
+    assert (corpus.kind, corpus.salient) == ("salient", {"form": form, "tagger": "builtin"})
+    expected = [ids for text in ARTICLES for ids in salient.documents(text, BYTES, "builtin", form)]
+    assert len(expected) >= 4
+    assert [corpus.document(number).tolist() for number in range(corpus.documents)] == expected
+    assert corpus.text_bytes == len(ARTICLES[0]) + len(ARTICLES[2])  # of texts that gave an example, once each
+    with pytest.raises(UserError, match=f"--salient {form} --tagger builtin"):
+        build([source], BYTES, tmp_path / "corpus")
+    with pytest.raises(UserError, match="no name and no date"):
+        build([write_jsonl(tmp_path / "b.jsonl", ARTICLES[1:2])], BYTES, tmp_path / "none", salient=Salient(form))
+
+
+def test_the_examples_of_a_text_are_held_out_together(tmp_path: Path) -> None:
+    texts = [f"Marie Curie moved from Warsaw to Paris in {year}." for year in range(1700, 1800)]
+    corpus = build(
+        [write_jsonl(tmp_path / "a.jsonl", texts)], BYTES, tmp_path / "out", salient=Salient("nem"), held_out=0.2
+    )
+    held_out = corpus.held_out()
+    assert held_out is not None
+    assert held_out.kind == "salient"
+    each = len(salient.documents(texts[0], BYTES, "builtin", "nem"))
+    assert each >= 3
+    assert corpus.documents % each == held_out.documents % each == 0
+    assert 0 < held_out.documents < corpus.documents
+
+
+def test_no_such_form_and_no_such_tagger(tmp_path: Path, sources: list[Path]) -> None:
+    for wrong, message in ((Salient("nam"), "did you mean nem"), (Salient("nem", "spicy"), "no such tagger")):
+        with pytest.raises(UserError, match=message):
+            build(sources, BYTES, tmp_path / "corpus", salient=wrong)
 
 
 # Held-out text
@@ -266,7 +314,7 @@ import sys, time
 from pathlib import Path
 from deepnarrow.text import building
 from deepnarrow.text.byte_tokenizer import ByteTokenizer
-from deepnarrow.text.building import build
+from deepnarrow.text.building import Salient, build
 
 class Slow(ByteTokenizer):
     def encode_batch(self, texts):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
 TOKENIZER, HELD_OUT = "tokenizer", "held_out"
-OPEN_SHARDS = 256  # a map holds a file handle, and systems allow about a thousand
+OPEN_SHARDS = 64  # mapped at most: 2 GB at the usual size of shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,14 +151,25 @@ class Corpus:
         done = 0
         while done < len(out):
             number, offset = divmod(start + done, self.shard_tokens)
-            piece = self._map(number, self.folder / shard_name(number), self.dtype)[offset : offset + len(out) - done]
+            piece = self._piece(number, offset, len(out) - done)
             out[done : done + len(piece)] = piece
             done += len(piece)
 
+    def _piece(self, number: int, offset: int, length: int) -> np.ndarray:
+        """Tokens of one shard: from its map, or read from the file where there are many shards.
+
+        Maps of many shards would let resident memory grow towards the whole corpus (the page cache seen through them),
+        and to map one and let another go for it costs several times as much as to read a row.
+        """
+        path = self.folder / shard_name(number)
+        if len(self.shards) <= OPEN_SHARDS:
+            return self._map(number, path, self.dtype)[offset : offset + length]
+        return np.fromfile(
+            path, self.dtype, min(length, self.shard_tokens - offset), offset=offset * self.dtype.itemsize
+        )
+
     def _map(self, key: int, path: Path, dtype: np.dtype) -> np.ndarray:
         if key not in self._maps:
-            while len(self._maps) >= OPEN_SHARDS:
-                self._maps.pop(next(iter(self._maps)))
             # asarray drops the memmap subclass, whose every slice costs microseconds; the map stays its base.
             self._maps[key] = np.asarray(np.memmap(path, dtype, mode="r"))
         return self._maps[key]
