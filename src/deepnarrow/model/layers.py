@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepnarrow.model import noise
+from deepnarrow.model import native, noise
+from deepnarrow.model.native import Sight
+from deepnarrow.model.position import MASKED, along_diagonals
 from deepnarrow.shapes import Shape
 
 EPSILON = 1e-6
@@ -47,6 +49,8 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Computed in float32; the result has the dtype the next matrix product wants, so that it is cast once."""
+        if x.dtype is torch.float32 and native.usable(x, self.weight):
+            return native.norm(x, self.weight, EPSILON, compute_dtype(x))
         wide = x.float()
         normed = F.rms_norm(wide, self.weight.shape, self.weight.float(), EPSILON)
         return normed.to(compute_dtype(x))
@@ -54,6 +58,13 @@ class Norm(nn.Module):
 
 class Linear(nn.Linear):
     """A matrix product without an additive bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = compute_dtype(x)
+        # float32 is as well off with torch's own
+        if dtype is torch.bfloat16 and native.usable(x, self.weight) and native.multiplies():
+            return native.linear(x, self.weight, dtype)
+        return F.linear(x, self.weight)
 
 
 def dropped(x: Tensor, rate: float, *, training: bool, shared: bool = True, split: int | None = None) -> Tensor:
@@ -93,9 +104,13 @@ class Attention(nn.Module):
         key_BGMK = split(self.key(memory_BMD), self.kv_heads)
         return KeysValues(key_BGMK, key_BGMK if self.value is None else split(self.value(memory_BMD), self.kv_heads))
 
-    def forward(self, input_BLD: Tensor, memory: KeysValues, bias: Tensor | None) -> Tensor:
+    def forward(self, input_BLD: Tensor, memory: KeysValues, bias: Tensor | Sight | None) -> Tensor:
         """Mix `memory` into each input position; `bias` broadcasts to [B, H, L, M], `MASKED` where nothing is seen."""
         query_BHLK = split(self.query(input_BLD), self.heads)
+        if native.usable(query_BHLK, *memory) and (isinstance(bias, Sight) or bias is None) and not self.draws_each():
+            return self.output(self.kernel(query_BHLK, memory, bias or Sight()))
+        if isinstance(bias, Sight):
+            bias = dense(bias, query_BHLK.shape[2], memory.key_BGMK.shape[2])
         batch, heads, length, width = query_BHLK.shape
         if self.kv_heads != heads:  # heads that share keys become more queries of one head: nothing is copied
             query_BHLK = query_BHLK.reshape(batch, self.kv_heads, -1, width)
@@ -109,6 +124,19 @@ class Attention(nn.Module):
         mixed = attend(query_BHLK, memory, bias, rate)
         return self.output(mixed.reshape(batch, heads, length, width).transpose(1, 2).flatten(2))
 
+    def draws_each(self) -> bool:
+        """Whether each attention weight has a draw of its own, which the kernel does not know."""
+        return self.training and self.dropout > 0 and not self.dropout_shared
+
+    def kernel(self, query_BHLK: Tensor, memory: KeysValues, sight: Sight) -> Tensor:
+        """[B, L, H*K] by one call, forward and backward, that never lays out an L x M matrix."""
+        keep_BGM = None
+        if self.training and self.dropout:
+            batch, groups, length, _ = memory.key_BGMK.shape
+            keep_BGM = noise.kept([batch, groups, 1, length], self.dropout, query_BHLK.device, split=1).squeeze(2)
+        query_BLHK, key_BMGK, value_BMGK = (x.transpose(1, 2) for x in (query_BHLK, *memory))
+        return native.attention(query_BLHK, key_BMGK, value_BMGK, sight, keep_BGM).flatten(2)
+
     def forget(self, memory: KeysValues) -> KeysValues:
         """Dropout of attention weights. T5 shares its draws among the queries, so it is a dropout of whole values."""
         value_BGKM = memory.value_BGMK.transpose(-1, -2)
@@ -118,6 +146,17 @@ class Attention(nn.Module):
 def split(x_BLI: Tensor, heads: int) -> Tensor:
     """[B, L, H*K] -> [B, H, L, K]"""
     return x_BLI.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def dense(sight: Sight, queries: int, keys: int) -> Tensor | None:
+    """What a `Sight` says, laid out as a bias that broadcasts to [B, H, L, M]."""
+    bias = None if sight.bias_HO is None else along_diagonals(sight.bias_HO, queries, keys)
+    if sight.ranges is None:
+        return bias
+    first_BL, last_BL = sight.ranges
+    at_M = torch.arange(keys, device=first_BL.device)
+    seen_BLM = (at_M >= first_BL[:, :, None]) & (at_M < last_BL[:, :, None])
+    return torch.where(seen_BLM[:, None], torch.zeros(()) if bias is None else bias, MASKED)
 
 
 def fused(x: Tensor) -> bool:
@@ -171,5 +210,18 @@ class FeedForward(nn.Module):
         self.wo = Linear(shape.d_ff, shape.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fusible(x):
+            keep_BF, dtype = None, compute_dtype(x)
+            if self.training and self.dropout:
+                keep_BF = noise.kept([*x.shape[:-2], 1, len(self.wi.weight)], self.dropout, x.device, split=-1)
+                keep_BF = keep_BF.flatten(0, -2).contiguous()
+            return native.feed_forward(x, self.wi.weight, self.wo.weight, keep_BF, dtype)
         hidden = self.activation(self.wi_0(x)) * self.wi_1(x) if self.gated else self.activation(self.wi(x))
         return self.wo(dropped(hidden, self.dropout, training=self.training, shared=self.dropout_shared, split=-1))
+
+    def fusible(self, x: Tensor) -> bool:
+        """Whether one call may do it all: relu, no draws for each element, nobody who waits at the inner layers."""
+        if self.gated or self.activation is not F.relu or (self.training and self.dropout and not self.dropout_shared):
+            return False
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (self.wi, self.wo))
+        return not hooked and native.usable(x, self.wi.weight, self.wo.weight)

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from deepnarrow.errors import UserError
+from deepnarrow.model import native
 from deepnarrow.model.cache import Cache
 from deepnarrow.model.layers import Attention, FeedForward, KeysValues, Linear, Norm, compute_dtype, dropped, fused
+from deepnarrow.model.native import Sight
 from deepnarrow.model.position import MASKED, PositionBias
 from deepnarrow.shapes import Shape
 
@@ -42,9 +44,9 @@ class Block(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        bias: Tensor,
+        bias: Tensor | Sight,
         memory: KeysValues | Tensor | None = None,
-        memory_bias: Tensor | None = None,
+        memory_bias: Tensor | Sight | None = None,
         cache: Cache | None = None,
         layer: int = 0,
     ) -> Tensor:
@@ -76,9 +78,9 @@ class Stack(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        bias: Tensor,
+        bias: Tensor | Sight,
         memory: Sequence[KeysValues | Tensor | None],
-        memory_bias: Tensor | None = None,
+        memory_bias: Tensor | Sight | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """`memory` has one entry for each block: keys and values, or what to look at for them [B, M, D].
@@ -173,6 +175,12 @@ class T5(nn.Module):
             return self.output(hidden)
         return F.linear(hidden * self.shape.d_model**-0.5, self.embedding.weight)
 
+    def output_matrix(self) -> tuple[Tensor, float]:
+        """The matrix [V, D] behind the logits, and what the hidden states are multiplied by before it."""
+        if self.output is not None:
+            return self.output.weight, 1.0
+        return self.embedding.weight, self.shape.d_model**-0.5
+
     def encode(self, input_BL: Tensor, mask_BL: Tensor | None = None, segments_BL: Tensor | None = None) -> Tensor:
         """The encoder's output [B, L, D]. `mask_BL` is True at real tokens; without it, where the id is not 0.
 
@@ -181,6 +189,15 @@ class T5(nn.Module):
         stack = self.encoder or self._decoder()
         x_BLD = self._embed(input_BL)
         length = input_BL.shape[1]
+        if native.usable(x_BLD):
+            ranges: Ranges | None
+            if segments_BL is not None:
+                known, ranges = True, segment_ranges(segments_BL, segments_BL)
+            else:
+                known, ranges = mask_ranges(input_BL != PAD if mask_BL is None else mask_BL.bool(), length)
+            if known:
+                bias_HO = stack.position.by_offset(length, length, causal=False)
+                return stack(x_BLD, Sight(bias_HO, ranges), [None] * len(stack.blocks))
         bias = stack.position(length, length, causal=False)
         if segments_BL is not None:
             bias = torch.where(same_segment(segments_BL, segments_BL), bias, MASKED)
@@ -214,6 +231,16 @@ class T5(nn.Module):
         if memory_BLD is None:
             raise ValueError("decoding without a cache needs the encoder's output")
         x_BTD = self._embed(target_BT)
+        if native.usable(x_BTD):
+            known, ranges, own_ranges = True, None, None
+            if segments is not None:
+                own_ranges, ranges = segment_ranges(segments[0], segments[0]), segment_ranges(*segments)
+            elif mask_BL is not None:
+                known, ranges = mask_ranges(mask_BL.bool(), length)
+            if known:
+                bias_HO = stack.position.by_offset(length, length, causal=True)
+                memories = [memory_BLD] * len(stack.blocks)
+                return stack(x_BTD, Sight(bias_HO, own_ranges, causal=True), memories, Sight(None, ranges))
         bias = stack.position(length, length, causal=True)
         memory_bias = self._memory_bias(mask_BL, x_BTD)
         if segments is not None:
@@ -277,6 +304,42 @@ def shift_right(targets_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor
     if segments_BT is None:
         return read_BT
     return read_BT.masked_fill(segments_BT != F.pad(segments_BT[:, :-1], (1, 0)), PAD)
+
+
+Ranges = tuple[Tensor, Tensor]  # of every query [B, L]: the first key it sees, and one behind the last; int32
+
+
+def mask_ranges(mask_BM: Tensor, queries: int) -> tuple[bool, Ranges | None]:
+    """What a mask lets every query see; (False, None) where that is not one stretch, (True, None) where it is all.
+
+    >>> mask_ranges(torch.tensor([[False, True, True]]), 1)
+    (True, (tensor([[1]], dtype=torch.int32), tensor([[3]], dtype=torch.int32)))
+    """
+    if bool(mask_BM.all()):
+        return True, None
+    number_B = mask_BM.sum(-1)
+    first_B = mask_BM.int().argmax(-1)
+    at_M = torch.arange(mask_BM.shape[1])
+    stretch_BM = (at_M >= first_B[:, None]) & (at_M < (first_B + number_B)[:, None])
+    if not torch.equal(stretch_BM & (number_B > 0)[:, None], mask_BM):
+        return False, None
+    first, last = (x.int()[:, None].expand(-1, queries).contiguous() for x in (first_B, first_B + number_B))
+    return True, (first, last)
+
+
+def segment_ranges(query_BL: Tensor, key_BM: Tensor) -> Ranges:
+    """Where in its row of keys each query's segment lies; nowhere for padding. Segments are stretches, in any order.
+
+    >>> segment_ranges(torch.tensor([[1, 2, 0]]), torch.tensor([[1, 1, 2, 2]]))[1].tolist()
+    [[2, 4, 0]]
+    """
+    most = int(max(query_BL.max(), key_BM.max())) + 1
+    places = torch.arange(key_BM.shape[1]).expand_as(key_BM)
+    first = torch.full((len(key_BM), most), key_BM.shape[1]).scatter_reduce_(1, key_BM, places, "amin")
+    last = torch.zeros(len(key_BM), most, dtype=torch.long).scatter_reduce_(1, key_BM, places + 1, "amax")
+    first[:, 0] = last[:, 0] = 0
+    last = torch.maximum(first, last)
+    return first.gather(1, query_BL).int().contiguous(), last.gather(1, query_BL).int().contiguous()
 
 
 def same_segment(query_BL: Tensor, key_BM: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepnarrow.model import native
 from deepnarrow.model.t5 import T5
 from deepnarrow.text.batches import Batch
 
+NATIVE_LOGITS_AT_ONCE = 2**23  # 32 MiB: they become their own gradient in place, so fewer are no slower
 LOGITS_AT_ONCE = 2**25  # 128 MiB in float32: a thousand positions of T5's vocabulary
 
 
@@ -89,6 +91,14 @@ def accumulate(
     inputs_BL, targets_BT = to_device(batch, device)
     with autocast(device, dtype):
         hidden_ND, targets_N = hidden_states(model, batch, inputs_BL, targets_BT)
+        weight_VD, scale = model.output_matrix()
+        if native.usable(hidden_ND, weight_VD):
+            rows = max(1, min(logits_at_once, NATIVE_LOGITS_AT_ONCE) // model.shape.vocab)
+            objective, nll = native.output_loss(
+                hidden_ND.float() * scale, weight_VD, targets_N, z_loss=z_loss, divisor=divisor, rows=rows
+            )
+            objective.backward()
+            return Sums(nll, int(targets_N.numel()))
         leaf_ND = hidden_ND.detach().requires_grad_()
         nll = torch.zeros((), device=device)
         for piece_ND, piece_N in pieces(model, leaf_ND, targets_N, logits_at_once):
