@@ -208,6 +208,27 @@ def test_four_ranks_as_two_by_two(done: Path, tmp_path: Path, jobs: Jobs) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": f"{SHAPE}-shkv", **ADAM},
+        {"optimizer": "muon", "learning_rate": 0.001, "schedule": "linear", "warmup": 2},
+        {"optimizer": "adamw_scale"},
+        {"clip": 0.5, "normaliser": "positions", "batch": 2, "accumulate": 2, **ADAM},  # a rank without a row
+    ],
+    ids=["shared-stacks", "muon", "adamw_scale", "clipped"],
+)
+def test_other_configs_are_those_of_one_process_too(tmp_path: Path, jobs: Jobs, changes: dict) -> None:
+    ways = {"ddp": {}, "fsdp": FSDP, "tensor": TENSOR}
+    together = [{"into": name, "config": changes, "execution": way} for name, way in ways.items()]
+    jobs(tmp_path, [{"size": 1, "runs": [{"into": "one", "config": changes}]}, {"size": 2, "runs": together}])
+    expected = [row.get("loss") for row in log(tmp_path / "one")]
+    for name in ways:
+        found = [row.get("loss") for row in log(tmp_path / name)]
+        assert [loss for loss in found if loss] == pytest.approx([loss for loss in expected if loss], rel=1e-5)
+
+
+@pytest.mark.slow
 def test_the_command_under_torchrun_and_then_without(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n\n".join(f"In the year {n}, nothing happened here." for n in range(900)))
     deepnarrow = [sys.executable, "-m", "deepnarrow"]
