@@ -62,7 +62,7 @@ def test_show_as_json(folder: Path, source: Path, capsys: pytest.CaptureFixture[
 def test_sample_shows_examples(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("sample", folder, "--n", 2) == 0
     shown = capsys.readouterr().out
-    assert "70 tokens of text make 64 inputs and 14 targets" in shown
+    assert "Up to 64 tokens of inputs and 14 of targets" in shown
     assert shown.count("targets  <extra_id_0>") == 2
     assert shown.count("texts.jsonl") == 2
 

@@ -180,7 +180,7 @@ def sample_corpus(
     corpus = open_corpus(folder)
     batches = CorpusBatches(corpus=corpus, seed=seed, batch=n, input_length=input_length, objective=objective)
     batch, tokenizer = batches(0), corpus.tokenizer()
-    examples = [
+    examples: list[dict[str, Any]] = [
         {
             "first_token": origin.start,
             "documents": list(origin.documents),
