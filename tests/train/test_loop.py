@@ -23,7 +23,7 @@ from deepnarrow.train import checkpoint
 from deepnarrow.train.config import Config
 from deepnarrow.train.interrupt import Interrupted
 from deepnarrow.train.loop import Result, train
-from deepnarrow.train.pretrain import build
+from deepnarrow.train.pretrain import model_of
 from deepnarrow.train.tracking import TIMINGS
 
 SHAPE = "tiny-dm32-ff64-kv16-nh2-nl2-v512"
@@ -59,7 +59,7 @@ def config(**values: object) -> Config:
 
 
 def run(made: Config, out: Path, **options: object) -> tuple[Result, T5]:
-    model = build(made)
+    model = model_of(made)
     initialise(model, made.seed)
     keywords = {
         "tokenizer": load("bytes"),

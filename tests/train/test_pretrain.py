@@ -14,7 +14,7 @@ from deepnarrow.text.corpus import Corpus
 from deepnarrow.text.tokenizer import load
 from deepnarrow.train import checkpoint
 from deepnarrow.train.config import Config
-from deepnarrow.train.pretrain import build, fit_vocab, pretrain, weights_fingerprint
+from deepnarrow.train.pretrain import fit_vocab, model_of, pretrain, weights_fingerprint
 from deepnarrow.train.recipes import miniature
 
 SHAPE = "tiny-dm32-ff64-kv16-nh2-nl2"
@@ -130,7 +130,7 @@ def test_the_config_says_how_the_model_is_built() -> None:
     plain = Config(shape="tiny-nl1-v128", steps=1, batch=1, input_length=8)
     other = plain.override({"dropout": 0.2, "dropout_shared": False, "recompute": True})
     for config in (plain, other):
-        model = build(config)
+        model = model_of(config)
         assert model.dropout == config.dropout
         assert model.encoder is not None
         assert model.encoder.dropout_shared is config.dropout_shared

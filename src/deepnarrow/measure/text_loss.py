@@ -61,7 +61,8 @@ def text_loss(
         corpus, batch=batch, input_length=input_length, target_length=target_length, objective=objective,
         options=options, seed=seed, limit=limit,
     )  # fmt: skip
-    inputs, targets = ([row[row != 0].tolist() for made in batches for row in made[side]] for side in (0, 1))
+    inputs = [row[row != 0].tolist() for made in batches for row in made.inputs]
+    targets = [row[row != 0].tolist() for made in batches for row in made.targets]
     nats = -np.array(score(opened.model, inputs, targets, batch=batch, progress=True))
     sizes = np.array([text_bytes(target, corpus.tokenizer()) for target in targets], np.float64)
     if not sizes.sum():

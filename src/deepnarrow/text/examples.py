@@ -34,7 +34,8 @@ class Origin(NamedTuple):
 class Examples(Protocol):
     """The examples of one epoch, numbered from 0."""
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     def make(self, numbers: np.ndarray, generators: Sequence[np.random.Generator]) -> list[Pair]:
         """Inputs and targets of the examples `numbers`, EOS included; example i draws from generators[i] only."""

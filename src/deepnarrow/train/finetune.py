@@ -15,7 +15,7 @@ from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.train.config import PAIRS, Config
 from deepnarrow.train.loop import Began, Evaluate, Result, train
 from deepnarrow.train.parallel import Execution
-from deepnarrow.train.pretrain import HELD_OUT_BATCH, build, weights_fingerprint
+from deepnarrow.train.pretrain import HELD_OUT_BATCH, model_of, weights_fingerprint
 
 EncodedPairs = list[tuple[list[int], list[int]]]
 
@@ -53,7 +53,7 @@ def finetune(
         raise UserError(f"task {task.name} has no pairs to train on here; check the data")
     train_ids = encoded(config, task, pairs, opened.tokenizer)
     held_out = ordered_batches(encoded(config, task, held_out_pairs[: config.eval_examples], opened.tokenizer))
-    model = build(config)
+    model = model_of(config)
     model.load_state_dict(opened.model.state_dict())
     return train(
         config,

@@ -58,7 +58,7 @@ def pretrain(
         batching=config.batching,
     )
     check_vocab(config, corpora[0])
-    model = build(config)
+    model = model_of(config)
     if initial is None:
         initialise(model, config.seed)
     else:
@@ -83,7 +83,7 @@ def pretrain(
     )
 
 
-def build(config: Config) -> T5:
+def model_of(config: Config) -> T5:
     """The model of a config, its weights not yet set."""
     shape = parse(config.shape)
     return T5(shape, dropout=config.dropout, dropout_shared=config.dropout_shared, recompute=config.recompute)
