@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +29,7 @@ from deepnarrow.text import pipeline
 from deepnarrow.text.cleaning import Settings
 from deepnarrow.text.corpus import FORMAT, HELD_OUT, MANIFEST, PROGRESS, TOKENIZER, Corpus, open_corpus
 from deepnarrow.text.pipeline import Execution
-from deepnarrow.text.shards import DOCUMENTS, Documents, Stream, joined, token_dtype
+from deepnarrow.text.shards import DOCUMENTS, Documents, Stream, concatenated, joined, only, token_dtype, without
 from deepnarrow.text.sources import READABLE, Memory, Spec, files, is_builtin, unchecked_documents
 from deepnarrow.text.vocabulary import whole
 
@@ -406,35 +406,49 @@ class _Meter:
             bar.advance(self.left)
 
 
-Encode = Callable[[list[str]], list[list[list[int]]]]  # the documents that are stored for each text
+class Found(NamedTuple):
+    """What a batch of texts became: documents, and how many of them each text has given."""
+
+    documents: Documents  # none is empty
+    counts: np.ndarray
+
+
+Encode = Callable[[list[str], np.dtype], Found]
 
 
 def _encoder(tokenizer: "Tokenizer", salient: Salient | None) -> Encode:
     if salient is None:
-        ordinary = _Ordinary(tokenizer)
-        return lambda texts: [[found] if (found := ordinary(ids)) else [] for ids in tokenizer.encode_batch(texts)]
+        return _Ordinary(tokenizer)
     from deepnarrow.text.objectives.salient import documents
     from deepnarrow.text.salient.taggers import load
 
     tagger = load(salient.tagger)
-    return lambda texts: [documents(text, tokenizer, tagger, salient.form) for text in texts]
+
+    def encode(texts: list[str], dtype: np.dtype) -> Found:
+        found = [documents(text, tokenizer, tagger, salient.form) for text in texts]
+        return Found(joined(list(chain.from_iterable(found)), dtype), np.array([len(of_text) for of_text in found]))
+
+    return encode
 
 
 def _pieces(texts: Iterable[str], encode: Encode, dtype: np.dtype, held_out_every: int | None) -> Iterator[Piece]:
     for batch in _batches(texts):
-        clean = [text if text.isascii() else whole(text) for text in batch]
-        ids: tuple[list[list[int]], list[list[int]]] = ([], [])
+        clean = [whole(text) for text in batch]
+        found = encode(clean, dtype)
+        part = np.full(len(batch), -1)  # of no part: an empty text, or white space alone, is no document
         sizes = [0, 0]
-        for text, found in zip(clean, encode(clean), strict=True):
-            if found and not text.isspace():  # an empty text, or white space alone, is no document
-                part, size = 0, len(text)
-                if held_out_every is not None or not text.isascii():
+        for index, text in enumerate(clean):
+            if found.counts[index] and not text.isspace():
+                if held_out_every is None:
+                    part[index] = 0
+                    sizes[0] += len(text) if text.isascii() else len(text.encode())
+                else:
                     data = text.encode()
-                    size = len(data)
-                    part = int(held_out_every is not None and _hash(data) % held_out_every == 0)
-                ids[part].extend(found)
-                sizes[part] += size
-        yield Piece((joined(ids[0], dtype), joined(ids[1], dtype)), (sizes[0], sizes[1]), len(batch))
+                    part[index] = held = int(_hash(data) % held_out_every == 0)
+                    sizes[held] += len(data)
+        parts = np.repeat(part, found.counts)
+        ids = only(found.documents, parts == 0), only(found.documents, parts == 1)
+        yield Piece(ids, (sizes[0], sizes[1]), len(batch))
 
 
 class _Ordinary:
@@ -444,14 +458,18 @@ class _Ordinary:
     """
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
-        self.lowest = tokenizer.sentinel(tokenizer.sentinels - 1) if tokenizer.sentinels else tokenizer.size
-        self.eos = tokenizer.eos
-        self.special = {tokenizer.pad, tokenizer.eos, *map(tokenizer.sentinel, range(tokenizer.sentinels))}
+        self.tokenizer = tokenizer
+        sentinels = [tokenizer.sentinel(n) for n in range(tokenizer.sentinels)]
+        self.special = np.zeros(tokenizer.size, bool)
+        self.special[[tokenizer.pad, tokenizer.eos, *sentinels]] = True
 
-    def __call__(self, ids: list[int]) -> list[int]:
-        if ids and min(ids) > self.eos and max(ids) < self.lowest:
-            return ids
-        return [index for index in ids if index not in self.special]
+    def __call__(self, texts: list[str], dtype: np.dtype) -> Found:
+        documents = concatenated(self.tokenizer.encode_arrays(texts), dtype)
+        special = self.special[documents.ids]
+        if special.any():
+            documents = without(documents, special)
+        some = documents.lengths > 0
+        return Found(documents._replace(lengths=documents.lengths[some]), some.astype(np.intp))
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -23,7 +23,9 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import sentencepiece
 
 from deepnarrow.errors import UserError
@@ -31,6 +33,8 @@ from deepnarrow.files import write_bytes, write_json, write_text
 from deepnarrow.text import sentencepiece_format, tokenizer_json
 from deepnarrow.text.sentencepiece_format import BYTE, UNIGRAM, WITHOUT_DUMMY_PREFIX
 from deepnarrow.text.vocabulary import SENTINEL, Tokenizer, check_layout, cores, whole
+
+ARRAYS = hasattr(sentencepiece.SentencePieceProcessor, "encode_as_numpy")  # from 0.2.2 or 0.2.3 on
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -69,12 +73,22 @@ class SentencePieceTokenizer(Tokenizer):
         return self.encode_around(text) if self.special.search(text) else self.engine.encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if not ARRAYS:
+            return self.encode_many(texts, int)
+        return [ids.tolist() for ids in self.encode_arrays(texts)]  # sooner than the library makes its lists
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return self.encode_many(texts, "numpy") if ARRAYS else super().encode_arrays(texts)
+
+    def encode_many(self, texts: Sequence[str], kind: Any) -> list[Any]:
+        """Ids of each text, as the library's `out_type` says: int for lists, "numpy" for arrays."""
         cleaned = [clean(text) for text in texts]
         marked = {index for index, text in enumerate(cleaned) if self.special.search(text)}
         plain = ["" if index in marked else text for index, text in enumerate(cleaned)] if marked else cleaned
-        found: list[list[int]] = self.engine.encode(plain, num_threads=min(cores(), max(1, len(plain))))
+        found: list[Any] = self.engine.encode(plain, out_type=kind, num_threads=min(cores(), max(1, len(plain))))
         for index in marked:
-            found[index] = self.encode_around(cleaned[index])
+            ids = self.encode_around(cleaned[index])
+            found[index] = ids if kind is int else np.array(ids, np.int32)
         return found
 
     def encode_around(self, text: str) -> list[int]:

@@ -49,6 +49,39 @@ def joined(documents: Sequence[Sequence[int]], dtype: np.dtype) -> Documents:
     return Documents(ids, lengths)
 
 
+def concatenated(documents: Sequence[np.ndarray], dtype: np.dtype) -> Documents:
+    """As `joined`, of arrays.
+
+    >>> concatenated([np.array([5, 6]), np.array([7])], SHORT)
+    Documents(ids=array([5, 6, 7], dtype=uint16), lengths=array([2, 1], dtype=uint64))
+    """
+    lengths = np.fromiter(map(len, documents), START, count=len(documents))
+    return Documents(np.concatenate([np.empty(0, dtype), *documents], dtype=dtype, casting="unsafe"), lengths)
+
+
+def only(documents: Documents, wanted: np.ndarray) -> Documents:
+    """The documents at which `wanted` is true.
+
+    >>> only(joined([[5, 6], [7]], SHORT), np.array([False, True])).ids
+    array([7], dtype=uint16)
+    """
+    if wanted.all():
+        return documents
+    return Documents(documents.ids[np.repeat(wanted, documents.lengths.astype(np.intp))], documents.lengths[wanted])
+
+
+def without(documents: Documents, unwanted: np.ndarray) -> Documents:
+    """Less the ids at which `unwanted` (one for each id) is true; a document of none but these is left with no id.
+
+    >>> without(joined([[5, 0], [], [0]], SHORT), np.array([False, True, True]))
+    Documents(ids=array([5], dtype=uint16), lengths=array([1, 0, 0], dtype=uint64))
+    """
+    kept = np.concatenate([[0], np.cumsum(~unwanted)])  # before each id, and in all
+    ends = np.cumsum(documents.lengths).astype(np.intp)
+    lengths = np.diff(kept[ends], prepend=0).astype(START)
+    return Documents(documents.ids[~unwanted], lengths)
+
+
 def token_dtype(vocabulary: int) -> np.dtype:
     """The narrowest type that holds every id.
 
