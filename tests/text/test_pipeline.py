@@ -303,3 +303,22 @@ def test_ray_equals_local(tmp_path: Path, sources: list[Path]) -> None:
         execution = Execution(name, workers=2)
         build(sources, BYTES, tmp_path / name, cleaning=settings, tasks=3, shard_tokens=1000, execution=execution)
     assert contents(tmp_path / "local") == contents(tmp_path / "ray")
+
+
+@pytest.mark.slow
+def test_ray_failures_are_one_line(tmp_path: Path, sources: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster without a CPU is given up; on one that works, a task's mistake is told as everywhere."""
+    ray = pytest.importorskip("ray", reason="Ray is in the extra `data`")
+    settings, execution = Settings(language=None, dedup="none"), Execution("ray", workers=1)
+    sources[0].write_text("no JSON\n")
+    for processors, patience, message in (
+        (0, 3.0, r"no room for a task .* within 3 seconds \(it has 0 CPUs"),
+        (1, 120.0, r"a\.jsonl:1 is not valid JSON"),
+    ):
+        monkeypatch.setattr(pipeline_executors, "RAY_PATIENCE", patience)
+        ray.init(num_cpus=processors, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        try:
+            with pytest.raises(UserError, match=message):
+                build(sources, BYTES, tmp_path / "out", cleaning=settings, tasks=2, execution=execution)
+        finally:
+            ray.shutdown()

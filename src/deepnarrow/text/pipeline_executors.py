@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import dill
-from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
 from loguru import logger
 
 from deepnarrow.errors import UserError
@@ -28,6 +28,10 @@ from deepnarrow.progress import progress
 
 ORPHANS = 60.0  # seconds to wait for the workers of a killed build; they notice within one
 POLL = 5.0  # seconds between looks at a cluster
+TASK_MEMORY = 2**30  # bytes that a task reserves on a Ray cluster
+RAY_PATIENCE = 600.0  # seconds for a cluster to make room, by starting machines or ending other work
+NO_ROOM = "the Ray cluster has no room for a task (1 CPU, 1 GiB of memory)"
+GO_ON = "give the same command when it has, or use --executor local: finished tasks are kept"
 SLURM_DEFAULTS = {"partition": "cpu", "time": "24:00:00"}
 
 
@@ -102,7 +106,13 @@ def wait_for_orphans(lock: Path) -> None:
 
 @contextmanager
 def ray(workers: int, work: Path) -> Iterator[Runner]:
-    """The Ray cluster that RAY_ADDRESS names, else one started here for the length of the build."""
+    """The Ray cluster that RAY_ADDRESS names, else one started here for the length of the build.
+
+    Each task of a stage is a task of Ray, `workers` of them at once; Ray runs those of a lost machine again.
+
+    datatrove's own `RayPipelineExecutor` is not used: it places tasks from threads whose errors it never looks at, and
+    then waits for ever. A deprecation warning of Ray, turned into an error as tests do, is enough.
+    """
     try:
         import ray as library
     except ImportError:
@@ -114,20 +124,50 @@ def ray(workers: int, work: Path) -> Iterator[Runner]:
         library.init(address=address, log_to_driver=False)
     elif started:
         library.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    needs = library.remote(num_cpus=1, memory=TASK_MEMORY)
 
     def run(steps: list[Any], tasks: int, folder: Path) -> None:
-        executor = RayPipelineExecutor(
-            steps, tasks=tasks, workers=workers, logging_dir=str(folder), mem_per_cpu_gb=1, log_first=False
-        )
-        with progress(folder.name, None):
-            executor.run()
+        executor = LocalPipelineExecutor(steps, tasks=tasks, workers=1, logging_dir=str(folder))
+        waiting = executor.get_incomplete_ranks()
+        data, task = library.put(dill.dumps(executor)), needs(run_rank)
+        running: list[Any] = []
+        with progress(folder.name, tasks, done=tasks - len(waiting)) as bar:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    running.append(task.remote(data, waiting.pop(0)))
+                done, running = library.wait(running, timeout=RAY_PATIENCE)
+                if not done and not any(has_room(node) for node in library.nodes()):
+                    raise UserError(f"{NO_ROOM}: its machines are gone, or too small; {GO_ON}")
+                bar.advance(len(done))
         require_complete(executor, folder, f"see {folder}/logs")
 
     try:
+        try:
+            library.get(needs(nothing).remote(), timeout=RAY_PATIENCE)
+        except library.exceptions.GetTimeoutError:
+            have = library.cluster_resources()
+            there = f"{have.get('CPU', 0):g} CPUs and {have.get('memory', 0) / 2**30:.1f} GiB, some perhaps in use"
+            raise UserError(f"{NO_ROOM} within {RAY_PATIENCE:g} seconds (it has {there}); {GO_ON}") from None
         yield run
     finally:
         if started:
             library.shutdown()
+
+
+def nothing() -> None:
+    """A first task, to see that the cluster runs any."""
+
+
+def has_room(node: Mapping[str, Any]) -> bool:
+    """Whether a machine, as Ray describes it, could run a task if it did nothing else.
+
+    >>> has_room({"Alive": True, "Resources": {"CPU": 2.0, "memory": 5e9}})
+    True
+    >>> has_room({"Alive": True, "Resources": {"memory": 5e9}})
+    False
+    """
+    resources = node["Resources"]
+    return bool(node["Alive"] and resources.get("CPU", 0) >= 1 and resources.get("memory", 0) >= TASK_MEMORY)
 
 
 @contextmanager
