@@ -39,6 +39,18 @@ def test_build_says_what_it_made(tmp_path: Path, source: Path, capsys: pytest.Ca
     assert "texts.jsonl: 4" in shown
 
 
+def test_a_salient_corpus_is_shown_in_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "born.txt"
+    source.write_text("Ada Lovelace was born in London in 1815. She met Charles Babbage in June 1833.")
+    command = ("build", source, "--tokenizer", "bytes", "--out", tmp_path / "salient", "--salient", "sentinel")
+    assert run(*command) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"examples +[1-9]", shown)
+    assert re.search(r"born\.txt: [1-9]\d* examples", shown)
+    assert "rows of" not in shown
+    assert "bytes per token" not in shown
+
+
 def test_build_as_json_and_again(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("build", source, "--tokenizer", "bytes", "--out", tmp_path / "corpus", "--shard-tokens", 100, "--json")
     assert run(*command) == 0

@@ -236,14 +236,19 @@ def show(corpus: "Corpus", as_json: bool) -> None:
     grid = Table(box=box.SIMPLE_HEAD, header_style="bold cyan", pad_edge=False)
     for label in ("", "training", "held out")[: len(parts) + 1]:
         grid.add_column(label, justify="left" if not label else "right", no_wrap=True)
-    for label, cells in (
+    what = "examples" if corpus.salient else "documents"
+    rows = [
         ("tokens", [f"{part.tokens:,}" for part in parts]),
-        ("documents", [f"{part.documents:,}" for part in parts]),
+        (what, [f"{part.documents:,}" for part in parts]),
         ("bytes of text", [f"{part.text_bytes:,}" for part in parts]),
-        ("bytes per token", [f"{part.text_bytes / part.tokens:.2f}" for part in parts]),
-        ("rows of 568 (512 inputs)", [f"{part.rows(568):,}" for part in parts]),
         ("shards", [f"{len(part.shards):,}" for part in parts]),
-    ):
+    ]
+    if not corpus.salient:  # whose tokens are not the text's, nor ever cut into rows
+        rows[3:3] = [
+            ("bytes per token", [f"{part.text_bytes / part.tokens:.2f}" for part in parts]),
+            ("rows of 568 (512 inputs)", [f"{part.rows(568):,}" for part in parts]),
+        ]
+    for label, cells in rows:
         grid.add_row(label, *cells)
     console.print(grid)
     if corpus.cleaning:
@@ -252,11 +257,11 @@ def show(corpus: "Corpus", as_json: bool) -> None:
             console.print("[dim]no page was dropped for bad words: no list was given (--bad-words)[/]")
     if corpus.salient:
         form, tagger = corpus.salient["form"], corpus.salient["tagger"]
-        console.print(f"salient: each document is an example, form {form}, tagger {escape(tagger)}")
+        console.print(f"salient: examples of inputs and targets, form {form}, tagger {escape(tagger)}")
     console.print(f"tokenizer {corpus.fingerprint[:12]}, {corpus.vocab:,} ids, stored as {corpus.dtype.name}")
     for source in corpus.sources[:10]:
         size = "" if source.bytes is None else f", {source.bytes:,} bytes, sha256 {str(source.sha256)[:12]}"
-        console.print(f"[dim]from {escape(name(source))}: {source.documents:,} documents{size}[/]", soft_wrap=True)
+        console.print(f"[dim]from {escape(name(source))}: {source.documents:,} {what}{size}[/]", soft_wrap=True)
     if len(corpus.sources) > 10:
         console.print(f"[dim]and {len(corpus.sources) - 10:,} more sources (--json lists them)[/]")
 
