@@ -44,6 +44,13 @@ def test_shape_is_kept_in_its_canonical_spelling() -> None:
         ({"seed": -1}, "seed must be from 0"),
         ({"keep": 0}, "keep must be from 1"),
         ({"shape": 5}, "shape must be a text"),
+        ({"recompute": 1}, "recompute must be true or false, not 1"),
+        ({"batching": "pakced"}, "did you mean packed"),
+        ({"objective": "bert", "mean_span": 3.0}, "'bert' has no option 'mean_span'"),
+        ({"objective_options": "style"}, "must be a JSON object"),
+        ({"objective_options": '{"style": "drop"}'}, "'span' has no option 'style'"),
+        ({"objective": "iid", "objective_options": '{"style": 3}'}, "'style' of objective 'iid' must be a text, not 3"),
+        ({"objective": "ul2", "objective_options": '{"weights": 3}'}, "must be a list, not 3"),
     ],
 )
 def test_mistakes_are_explained(values: dict, message: str) -> None:
@@ -97,3 +104,9 @@ def test_changing_the_schedule_or_optimizer_alone_takes_a_rate_that_fits() -> No
 def test_unknown_recipe() -> None:
     with pytest.raises(UserError, match="unknown recipe 'minature'; did you mean miniature"):
         get("minature", PRETRAINING)
+
+
+def test_the_objective_gets_its_options() -> None:
+    config = Config(**SMALL, objective="iid", density=0.3, objective_options='{"style": "drop"}')
+    assert config.options() == {"density": 0.3, "style": "drop"}
+    assert Config.from_json(config.to_json()) == config

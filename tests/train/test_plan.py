@@ -9,6 +9,7 @@ import torch
 
 from deepnarrow.cli import main
 from deepnarrow.errors import UserError
+from deepnarrow.model import native
 from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
 from deepnarrow.shapes import parse
@@ -104,8 +105,14 @@ def test_every_recipe_can_be_planned(name: str) -> None:
         ("tiny-nl2-v96", 2, 64, 16),
     ],
 )
-def test_activations_are_what_the_network_keeps(shape: str, rows: int, inputs: int, targets: int, dtype: str) -> None:
-    """Against the bytes that autograd stores in one real forward pass, the logits left out: within 15 %."""
+def test_activations_are_what_the_network_keeps(
+    shape: str, rows: int, inputs: int, targets: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the bytes that autograd stores in one real forward pass, the logits left out: within 15 %.
+
+    That is of plain PyTorch, which a GPU runs; our kernels for a CPU keep less.
+    """
+    monkeypatch.setattr(native, "library", lambda: None)
     model = T5(parse(shape))
     initialise(model, 0)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

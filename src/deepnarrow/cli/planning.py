@@ -142,5 +142,6 @@ def notes(config: "Config", found: "Plan", real: bool) -> list[str]:
         said.append("Batches: made by the objective from pretended text; --corpus DIR counts real ones.")
     if found.memory.activations > 2 * (found.memory.total - found.memory.activations) and not config.recompute:
         said.append("--accumulate N divides the activations by N; --recompute keeps few of them for a third more time.")
+    said.append("Activations are plain PyTorch's, as on a GPU; the compiled kernels of a CPU keep less.")
     said.append("FLOPs: matrix products, 2 per multiply-add, padding included. MB is 10**6 bytes.")
     return said

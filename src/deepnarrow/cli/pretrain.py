@@ -62,6 +62,9 @@ def pretrain(
     objective: Annotated[str | None, typer.Option(metavar="NAME", help="What is hidden from the model; span.")] = None,
     density: Annotated[float | None, typer.Option(metavar="X", help="Share of tokens hidden; T5: 0.15.")] = None,
     mean_span: Annotated[float | None, typer.Option(metavar="X", help="Their mean run in tokens; T5: 3.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another option of the objective, e.g. style=drop.")
+    ] = None,
     mixture: Annotated[
         str | None, typer.Option(metavar="RULE", help="Of corpora: size, equal, temperature=2, or rates 0.7,0.3.")
     ] = None,
@@ -106,7 +109,8 @@ def pretrain(
     """A shape and a corpus in, a run out. What `--help` says is above."""
     written = training.given(
         steps=steps, batch=batch, accumulate=accumulate, input_length=input_length, target_length=target_length,
-        objective=objective, density=density, mean_span=mean_span, mixture=mixture, batching=batching,
+        objective=objective, density=density, mean_span=mean_span,
+        objective_options=training.objective_options(option), mixture=mixture, batching=batching,
         optimizer=optimizer, learning_rate=learning_rate, schedule=schedule, warmup=warmup, ramp_down=ramp_down,
         steps_before=steps_before, momentum=momentum, weight_decay=weight_decay, clip=clip,
         dropout=dropout, dropout_shared=dropout_shared, z_loss=z_loss, normaliser=normaliser, dtype=dtype,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deepnarrow.errors import UserError
+
 if TYPE_CHECKING:
     from deepnarrow.train.config import Config
     from deepnarrow.train.loop import Result
@@ -67,6 +69,26 @@ EvalExamples = Annotated[int | None, typer.Option(metavar="N", help="Held-out ex
 LogEvery = Annotated[int | None, typer.Option(metavar="N", help="Steps between lines of log.jsonl.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard/--no-tensorboard", help="Write RUN/tensorboard too.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
+
+
+def objective_options(pairs: list[str] | None) -> str | None:
+    """Written as JSON; a value that is no JSON is a text.
+
+    >>> objective_options(["style=drop", "weights=[2, 1]"])
+    '{"style": "drop", "weights": [2, 1]}'
+    """
+    if not pairs:
+        return None
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UserError(f"cannot read --option {pair!r}; write NAME=VALUE, such as style=drop")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return json.dumps(found)
 
 
 def given(**flags: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Everything that decides a run's weights, in one frozen value: same config, same data, same weights to the bit."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -41,6 +42,7 @@ class Config:
     objective: str = "span"  # a file of text/objectives, or "pairs"
     density: float | None = None  # share of tokens that are corrupted; None: the objective's own
     mean_span: float | None = None  # tokens; None: the objective's own
+    objective_options: str = "{}"  # any other of the objective's options, as JSON: {"style": "drop"}
     mixture: str = "size"  # how often each of several corpora: by "size", "equal", "temperature=2", or rates "0.7,0.3"
     batching: str = "padded"  # examples of unequal length: "padded", "bucketed" by length, or "packed" several to a row
     # the loss
@@ -86,6 +88,8 @@ class Config:
         known = [PAIRS, *objectives.names()]
         if self.objective not in known:
             raise UserError(f"unknown objective {self.objective!r}; {nearest(self.objective, known)}")
+        if self.objective != PAIRS:
+            _check_options(self.objective, self.options())
         for name in ("density", "mean_span", "learning_rate", "epsilon"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise UserError(f"{name} must be greater than 0, not {getattr(self, name)}")
@@ -112,6 +116,15 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def options(self) -> dict[str, Any]:
+        """The objective's keyword arguments.
+
+        >>> Config(shape="tiny", steps=1, batch=1, input_length=8, density=0.3).options()
+        {'density': 0.3}
+        """
+        chosen = {"density": self.density, "mean_span": self.mean_span}
+        return {name: value for name, value in chosen.items() if value is not None} | _read(self.objective_options)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Config":
@@ -172,6 +185,30 @@ def differences(old: Config, new: Config) -> list[str]:
     """The names of what differs and would change the weights, in the order of definition."""
     names = [field.name for field in fields(Config) if field.name not in BOOK_KEEPING]
     return [name for name in names if getattr(old, name) != getattr(new, name)]
+
+
+def _read(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f'objective_options must be a JSON object such as {{"style": "drop"}}, not {text!r}')
+    return found
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """The objective must have the options, and each value must be of its default's kind."""
+    objective = objectives.get(name)
+    objectives.check_options(objective, options)
+    defaults = objectives.options_of(objective)
+    for option, value in options.items():
+        kind: type | tuple[type, ...] = (int, float) if isinstance(defaults[option], int | float) else list
+        if isinstance(defaults[option], str):
+            kind = str
+        if not isinstance(value, kind) or isinstance(value, bool):
+            wanted = {str: "a text", list: "a list"}.get(kind, "a number")  # type: ignore[arg-type]
+            raise UserError(f"the option {option!r} of objective {name!r} must be {wanted}, not {value!r}")
 
 
 def _check_types(config: Config) -> None:

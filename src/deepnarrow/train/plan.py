@@ -163,7 +163,7 @@ def seen_step(config: Config, batches: Callable[[int], Batch]) -> Step:
 
 def pretended_step(config: Config) -> Step:
     """What the objective and the layout make of text that never ends, scaled from some examples to a whole batch."""
-    parts = parts_of(config.objective, _options(config))
+    parts = parts_of(config.objective, config.options())
     examples = min(config.batch, LOOKS)
     source, _ = Mixture(tuple(part.weight for part in parts), config.seed).deal(np.arange(examples, dtype=np.int64))
     pairs = [_pretended(parts[index], config, example) for example, index in enumerate(source.tolist())]
@@ -218,16 +218,9 @@ def _mean(steps: Sequence[Step]) -> Step:
     return Step(examples=steps[0].examples, **means)
 
 
-def _options(config: Config) -> dict[str, Any]:
-    chosen = {"density": config.density, "mean_span": config.mean_span}
-    found = {name: value for name, value in chosen.items() if value is not None}
-    objectives.check_options(objectives.get(config.objective), found)
-    return found
-
-
 def text_tokens(config: Config, step: Step) -> float:
     """Tokens of the corpus that one step uses: of rows, their raw length; else what is read and said, less two EOS."""
-    parts = parts_of(config.objective, _options(config))
+    parts = parts_of(config.objective, config.options())
     lengths = objectives.get(parts[0].objective).lengths
     if len(parts) == 1 and lengths is not None:
         return float(step.examples * lengths(config.input_length, **parts[0].options)[0])

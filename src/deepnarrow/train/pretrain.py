@@ -53,7 +53,7 @@ def pretrain(
         input_length=config.input_length,
         target_length=config.target_length,
         objective=config.objective,
-        options=options(config),
+        options=config.options(),
         mixture=config.mixture,
         batching=config.batching,
     )
@@ -130,11 +130,6 @@ def check_initial(config: Config, corpus: Corpus, initial: Opened) -> None:
         )
 
 
-def options(config: Config) -> dict[str, Any]:
-    chosen = {"density": config.density, "mean_span": config.mean_span}
-    return {name: value for name, value in chosen.items() if value is not None}
-
-
 def held_out_batches(config: Config, corpora: Sequence[Corpus], *, quiet: bool) -> list[Batch]:
     """The same examples under the same noise at every evaluation, whatever the run's seed and batch."""
     parts = [held_out for corpus in corpora if (held_out := corpus.held_out()) is not None]
@@ -147,7 +142,7 @@ def held_out_batches(config: Config, corpora: Sequence[Corpus], *, quiet: bool) 
             input_length=config.input_length,
             target_length=config.target_length,
             objective=config.objective,
-            options=options(config),
+            options=config.options(),
             mixture=config.mixture if len(parts) == len(corpora) else "size",
             limit=config.eval_examples,
         )
