@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepnarrow.errors import UserError
-from deepnarrow.text import sentencepiece_format, word_cache
+from deepnarrow.text import sentencepiece_format, sentencepiece_tokenizer, word_cache
 from deepnarrow.text.tokenizer import (
     ByteTokenizer,
     JsonTokenizer,
@@ -116,6 +116,18 @@ def test_ids_equal_the_reference(text: str, t5_json: Tokenizer, t5_pieces: Token
     assert t5_json.encode_batch([text]) == [expected]
     assert t5_pieces.encode(text) == expected
     assert t5_pieces.encode_batch([text]) == [expected]
+
+
+def test_arrays_equal_lists(t5_json: Tokenizer, t5_pieces: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so they do with a sentencepiece that cannot return arrays."""
+    texts = list(PROSE + AROUND_SENTINELS + EDGES)
+    for tokenizer in (t5_json, t5_pieces, ByteTokenizer()):
+        expected = [tokenizer.encode(text) for text in texts]
+        for available in (sentencepiece_tokenizer.ARRAYS, False):
+            monkeypatch.setattr(sentencepiece_tokenizer, "ARRAYS", available)
+            found = tokenizer.encode_arrays(texts)
+            assert {ids.dtype.name for ids in found} == {"int32"}
+            assert [ids.tolist() for ids in found] == tokenizer.encode_batch(texts) == expected
 
 
 def test_a_known_sentence(t5_pieces: Tokenizer) -> None:

@@ -66,7 +66,12 @@ class SentencePieceTokenizer(Tokenizer):
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
-        return tokenizer_json.fingerprint_of_json(tokenizer_json.from_sentencepiece(self.model, self.appended))
+        return tokenizer_json.fingerprint_of_json(self.layout)
+
+    @cached_property
+    def layout(self) -> dict[str, Any]:
+        """The content of the tokenizer.json of the same ids."""
+        return tokenizer_json.from_sentencepiece(self.model, self.appended)
 
     def encode(self, text: str) -> list[int]:
         text = clean(text)
@@ -144,9 +149,8 @@ class SentencePieceTokenizer(Tokenizer):
 
     def save(self, folder: Path) -> None:
         """spiece.model and the same thing as tokenizer.json, which transformers and `load` prefer."""
-        layout = tokenizer_json.from_sentencepiece(self.model, self.appended)
         write_bytes(folder / "spiece.model", self.data)
-        write_text(folder / "tokenizer.json", json.dumps(layout, ensure_ascii=False, separators=(",", ":")))
+        write_text(folder / "tokenizer.json", json.dumps(self.layout, ensure_ascii=False, separators=(",", ":")))
         write_json(folder / "tokenizer_config.json", tokenizer_json.settings(self.appended))
 
     def __reduce__(self) -> tuple[object, tuple[bytes, int]]:

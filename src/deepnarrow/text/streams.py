@@ -27,7 +27,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     try:
         if path.suffix == ".gz":
             with gzip.open(path, "rb") as file:
-                yield file  # type: ignore[misc]
+                yield io.BufferedReader(file, BLOCK)  # its own buffer is of 8 kB: many calls
         elif path.suffix == ".zst":
             with path.open("rb") as packed:
                 yield io.BufferedReader(Zstandard(packed), BLOCK)
@@ -114,7 +114,7 @@ def text_lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
         if number == 1:
             text = text.removeprefix("\ufeff")
         offset += len(line)
-        if text.strip():
+        if text and not text.isspace():
             yield number, text.rstrip("\r\n")
 
 
