@@ -34,7 +34,7 @@ from deepnarrow.text import sentencepiece_format, tokenizer_json
 from deepnarrow.text.sentencepiece_format import BYTE, UNIGRAM, WITHOUT_DUMMY_PREFIX
 from deepnarrow.text.vocabulary import SENTINEL, Tokenizer, check_layout, cores, whole
 
-ARRAYS = hasattr(sentencepiece.SentencePieceProcessor, "encode_as_numpy")  # from 0.2.2 or 0.2.3 on
+ARRAYS = hasattr(sentencepiece.SentencePieceProcessor, "encode_as_numpy")  # 0.2.3 has it, early ones do not
 
 
 class SentencePieceTokenizer(Tokenizer):
