@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepnarrow.model import native, noise
+from deepnarrow.model import flex, native, noise
 from deepnarrow.model.native import Sight
 from deepnarrow.model.position import MASKED, along_diagonals
 from deepnarrow.shapes import Shape
@@ -104,14 +104,19 @@ class Attention(nn.Module):
         key_BGMK = split(self.key(memory_BMD), self.kv_heads)
         return KeysValues(key_BGMK, key_BGMK if self.value is None else split(self.value(memory_BMD), self.kv_heads))
 
-    def forward(self, input_BLD: Tensor, memory: KeysValues, bias: Tensor | Sight | None) -> Tensor:
+    def forward(self, input_BLD: Tensor, memory: KeysValues, bias: Tensor | Sight | flex.View | None) -> Tensor:
         """Mix `memory` into each input position; `bias` broadcasts to [B, H, L, M], `MASKED` where nothing is seen."""
         query_BHLK = split(self.query(input_BLD), self.heads)
         if native.usable(query_BHLK, *memory) and (isinstance(bias, Sight) or bias is None) and not self.draws_each():
             return self.output(self.kernel(query_BHLK, memory, bias or Sight()))
-        if isinstance(bias, Sight):
-            bias = dense(bias, query_BHLK.shape[2], memory.key_BGMK.shape[2])
         batch, heads, length, width = query_BHLK.shape
+        if isinstance(bias, flex.View):
+            if flex.usable(query_BHLK, *memory, width=width) and not self.draws_each():
+                memory = self.forget(memory) if self.training and self.dropout else memory
+                return self.output(flex.attention(query_BHLK, *memory, bias).transpose(1, 2).flatten(2))
+            bias = flex.dense(bias, length, memory.key_BGMK.shape[2]).to(query_BHLK.dtype)
+        if isinstance(bias, Sight):
+            bias = dense(bias, length, memory.key_BGMK.shape[2])
         if self.kv_heads != heads:  # heads that share keys become more queries of one head: nothing is copied
             query_BHLK = query_BHLK.reshape(batch, self.kv_heads, -1, width)
             if bias is not None and bias.shape[1:3] != (1, 1):

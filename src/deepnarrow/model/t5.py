@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from deepnarrow.errors import UserError
-from deepnarrow.model import native
+from deepnarrow.model import flex, native
 from deepnarrow.model.cache import Cache
 from deepnarrow.model.layers import Attention, FeedForward, KeysValues, Linear, Norm, compute_dtype, dropped, fused
 from deepnarrow.model.native import Sight
@@ -44,9 +44,9 @@ class Block(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        bias: Tensor | Sight,
+        bias: Tensor | Sight | flex.View,
         memory: KeysValues | Tensor | None = None,
-        memory_bias: Tensor | Sight | None = None,
+        memory_bias: Tensor | Sight | flex.View | None = None,
         cache: Cache | None = None,
         layer: int = 0,
     ) -> Tensor:
@@ -78,9 +78,9 @@ class Stack(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        bias: Tensor | Sight,
+        bias: Tensor | Sight | flex.View,
         memory: Sequence[KeysValues | Tensor | None],
-        memory_bias: Tensor | Sight | None = None,
+        memory_bias: Tensor | Sight | flex.View | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """`memory` has one entry for each block: keys and values, or what to look at for them [B, M, D].
@@ -198,6 +198,11 @@ class T5(nn.Module):
             if known:
                 bias_HO = stack.position.by_offset(length, length, causal=False)
                 return stack(x_BLD, Sight(bias_HO, ranges), [None] * len(stack.blocks))
+        if self._in_kernel(stack, x_BLD):
+            mask_BL = input_BL != PAD if mask_BL is None else mask_BL
+            own_BL, seen_BL = (torch.ones_like(mask_BL), mask_BL) if segments_BL is None else (segments_BL, segments_BL)
+            bias_HO = flex.bias_by_offset(stack.position, causal=False)
+            return stack(x_BLD, flex.view(bias_HO, own_BL, seen_BL), [None] * len(stack.blocks))
         bias = stack.position(length, length, causal=False)
         if segments_BL is not None:
             bias = torch.where(same_segment(segments_BL, segments_BL), bias, MASKED)
@@ -241,6 +246,11 @@ class T5(nn.Module):
                 bias_HO = stack.position.by_offset(length, length, causal=True)
                 memories = [memory_BLD] * len(stack.blocks)
                 return stack(x_BTD, Sight(bias_HO, own_ranges, causal=True), memories, Sight(None, ranges))
+        if self._in_kernel(stack, x_BTD):
+            all_BT, all_BL = torch.ones_like(target_BT), memory_BLD.new_ones(memory_BLD.shape[:2])
+            own_BT, seen_BL = segments or (all_BT, all_BL if mask_BL is None else mask_BL)
+            own = flex.view(flex.bias_by_offset(stack.position, causal=True), own_BT, own_BT, causal=True)
+            return stack(x_BTD, own, [memory_BLD] * len(stack.blocks), flex.view(None, own_BT, seen_BL))
         bias = stack.position(length, length, causal=True)
         memory_bias = self._memory_bias(mask_BL, x_BTD)
         if segments is not None:
@@ -283,6 +293,11 @@ class T5(nn.Module):
         if compute_dtype(x_BLD) is torch.float16:
             raise UserError(NO_FLOAT16)
         return x_BLD
+
+    def _in_kernel(self, stack: Stack, x_BLD: Tensor) -> bool:
+        """Whether positions and masks can be left to a GPU's kernel, which knows no draws for each attention weight."""
+        draws_each = self.training and self.dropout > 0 and not stack.dropout_shared
+        return flex.usable(x_BLD, width=self.shape.d_kv) and not draws_each
 
     def _memory_bias(self, mask_BL: Tensor | None, like: Tensor) -> Tensor | None:
         """[B, 1, 1, L], `MASKED` at the memory's padding; None where there is none to hide."""
