@@ -203,12 +203,15 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
     objectives.check_options(objective, options)
     defaults = objectives.options_of(objective)
     for option, value in options.items():
-        kind: type | tuple[type, ...] = (int, float) if isinstance(defaults[option], int | float) else list
-        if isinstance(defaults[option], str):
-            kind = str
-        if not isinstance(value, kind) or isinstance(value, bool):
-            wanted = {str: "a text", list: "a list"}.get(kind, "a number")  # type: ignore[arg-type]
+        kinds, wanted = _kind(defaults[option])
+        if not isinstance(value, kinds) or isinstance(value, bool):
             raise UserError(f"the option {option!r} of objective {name!r} must be {wanted}, not {value!r}")
+
+
+def _kind(default: Any) -> tuple[tuple[type, ...], str]:
+    if isinstance(default, str):
+        return (str,), "a text"
+    return ((int, float), "a number") if isinstance(default, int | float) else ((list, tuple), "a list")
 
 
 def _check_types(config: Config) -> None:
