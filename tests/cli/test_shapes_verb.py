@@ -124,16 +124,21 @@ def test_it_needs_neither_torch_nor_numpy() -> None:
         assert done.stdout.endswith("[]\n")
 
 
-def test_the_whole_process_takes_under_a_third_of_a_second() -> None:
-    """Processor time, best of five, since a busy machine may delay any single run."""
-    command = [sys.executable, "-m", "deepnarrow", "shapes", *NAMES]
+def processor_seconds(*command: str) -> float:
+    """Best of five, since a busy machine may delay any single run."""
     taken = []
     for _ in range(5):
         before = getrusage(RUSAGE_CHILDREN)
         subprocess.run(command, capture_output=True, check=True, env={**os.environ, "COLUMNS": "100"})
         after = getrusage(RUSAGE_CHILDREN)
         taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(taken) < 0.3, taken
+    return min(taken)
+
+
+def test_the_whole_process_takes_little_more_than_its_libraries() -> None:
+    """It answers at once: 0.16 s where it was measured, 0.4 on a processor half as fast, of which imports are most."""
+    libraries = processor_seconds(sys.executable, "-c", "import typer, typer._adapters, rich.console, rich.table")
+    assert processor_seconds(sys.executable, "-m", "deepnarrow", "shapes", *NAMES) < 2.5 * libraries
 
 
 def test_help_teaches_the_grammar(run: Any) -> None:
