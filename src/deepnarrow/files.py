@@ -63,17 +63,22 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 file.chmod(usual)
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
-        if path.exists():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.replace(path)
-        sync_folder(path.parent)
+        take_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def take_place(temporary: Path, path: Path) -> None:
+    """Rename a finished folder to `path`, in place of one of that name if there is one."""
+    if path.exists():
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        path.replace(old)
+        temporary.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def append_json(path: Path, value: Any) -> None:

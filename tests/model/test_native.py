@@ -195,7 +195,7 @@ def test_they_step_aside() -> None:
     assert not native.usable(x.to("meta"))
 
     class Other(torch.Tensor):
-        pass
+        """A kind of tensor whose memory the kernels know nothing about."""
 
     assert not native.usable(x.as_subclass(Other))
     with torch.no_grad():

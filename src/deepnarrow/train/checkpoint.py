@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
 from deepnarrow.errors import UserError
-from deepnarrow.files import read_json, sync_folder, whole_folder, write_json
+from deepnarrow.files import read_json, sync_folder, take_place, whole_folder, write_json
 from deepnarrow.model.folder import read_model, save_model
 from deepnarrow.model.t5 import T5
 from deepnarrow.text.tokenizer import Tokenizer
@@ -115,6 +115,7 @@ class Saver:
                         file.rename(temporary / file.name)
                     (temporary / "whole").rmdir()
                 write_json(temporary / "state.json", state.to_json())
+                sync_folder(temporary)
                 take_place(temporary, folder)
             point(self.out, state)
             prune(self.out, state, keep)
@@ -154,20 +155,6 @@ class Saver:
 def fresh_folder(path: Path) -> None:
     shutil.rmtree(path.parent, ignore_errors=True)
     path.mkdir(parents=True)
-
-
-def take_place(temporary: Path, folder: Path) -> None:
-    """Rename a finished folder, in place of one of the same step if there is one."""
-    sync_folder(temporary)
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        temporary.rename(folder)
-    sync_folder(folder.parent)
 
 
 def point(out: Path, state: State) -> None:

@@ -1,4 +1,4 @@
-"""A page with the placeholder "lorem ipsum" is dropped."""
+"""A page with "lorem ipsum", the filler of printers, is dropped."""
 
 from deepnarrow.text.cleaning.rule import Drop, Rule, Verdict
 
