@@ -64,7 +64,8 @@ def text_loss(
     inputs = [row[row != 0].tolist() for made in batches for row in made.inputs]
     targets = [row[row != 0].tolist() for made in batches for row in made.targets]
     nats = -np.array(score(opened.model, inputs, targets, batch=batch, progress=True))
-    sizes = np.array([text_bytes(target, corpus.tokenizer()) for target in targets], np.float64)
+    tokenizer = corpus.tokenizer()
+    sizes = np.array([text_bytes(target, tokenizer) for target in targets], np.float64)
     if not sizes.sum():
         raise UserError(f"the targets of {corpus.folder} under {objective!r} hold no text to count the bytes of")
     low, high = interval(nats, sizes, seed)

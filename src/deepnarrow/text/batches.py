@@ -214,13 +214,14 @@ def sources_of(batches: CorpusBatches) -> Sources:
             "these corpora were built with different tokenizers, so their ids mean different things: "
             + ", ".join(f"{corpus.folder} ({corpus.fingerprint[:12]})" for corpus in corpora)
         )
+    tokenizer = corpora[0].tokenizer()  # the same for all
     parts = parts_of(batches.objective, batches.options)
     rates = shares(batches.mixture, [corpus.tokens for corpus in corpora])
     found = [
         (
             rate * part.weight,
             of_corpus(
-                corpus, input_length=batches.input_length, target_length=batches.target_length,
+                corpus, tokenizer, input_length=batches.input_length, target_length=batches.target_length,
                 objective=part.objective, options=part.options, prefix=part.prefix,
             ),
         )

@@ -17,6 +17,7 @@ from deepnarrow.text.packing import Pair, cut
 
 if TYPE_CHECKING:
     from deepnarrow.text.corpus import Corpus
+    from deepnarrow.text.tokenizer import Tokenizer
 
 GROUP = 1024  # documents whose pieces are counted together: the index of a large corpus stays small
 AT_ONCE = 2**20  # documents looked at together when the index is made
@@ -170,6 +171,7 @@ class PairExamples:
 
 def of_corpus(
     corpus: "Corpus",
+    tokenizer: "Tokenizer",
     *,
     input_length: int,
     target_length: int | None,
@@ -177,12 +179,11 @@ def of_corpus(
     options: Mapping[str, Any],
     prefix: str = "",
 ) -> RowExamples | PieceExamples:
-    """A corpus under an objective that is no mixture.
+    """A corpus, built with `tokenizer`, under an objective that is no mixture.
 
     Raises UserError when the corpus holds no example, is of another kind, or the vocabulary has too few sentinels.
     """
     found = objectives.get(objective)
-    tokenizer = corpus.tokenizer()
     sentinels = Sentinels.of(tokenizer)
     before = np.array(tokenizer.encode(prefix) if prefix else [], np.int64)
     room = input_length - len(before)
