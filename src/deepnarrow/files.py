@@ -57,19 +57,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        usual = temporary.stat().st_mode & 0o666  # some libraries make files that only their owner can read
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                file.chmod(usual)
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
         take_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def take_place(temporary: Path, path: Path) -> None:
-    """Rename a finished folder to `path`, in place of one of that name if there is one."""
+    """Sync every file of a finished folder, then rename it to `path`, in place of one of that name if there is one."""
+    usual = temporary.stat().st_mode & 0o666  # some libraries make files that only their owner can read
+    for file in temporary.rglob("*"):
+        if file.is_file():
+            file.chmod(usual)
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    sync_folder(temporary)
     if path.exists():
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
         shutil.rmtree(old, ignore_errors=True)

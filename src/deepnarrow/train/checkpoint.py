@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
 from deepnarrow.errors import UserError
-from deepnarrow.files import read_json, sync_folder, take_place, whole_folder, write_json
+from deepnarrow.files import read_json, take_place, whole_folder, write_json
 from deepnarrow.model.folder import read_model, save_model
 from deepnarrow.model.t5 import T5
 from deepnarrow.text.tokenizer import Tokenizer
@@ -115,7 +115,6 @@ class Saver:
                         file.rename(temporary / file.name)
                     (temporary / "whole").rmdir()
                 write_json(temporary / "state.json", state.to_json())
-                sync_folder(temporary)
                 take_place(temporary, folder)
             point(self.out, state)
             prune(self.out, state, keep)
