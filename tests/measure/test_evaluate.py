@@ -139,7 +139,9 @@ def test_the_seed_and_samples_make_the_interval(blank: Opened) -> None:
     task = nq(metrics=tasks.get("xsum").metrics)
     pairs = [Pair(f"summarize: {word}", [f"{word} a b c"]) for word in "pqrstuvw"]
     tokens = {pair.accepted[0]: place / 7 for place, pair in enumerate(pairs)}
-    graded = replace(task.metrics[0], items=lambda predictions, accepted: np.array([tokens[a[0]] for a in accepted]))
+    graded = replace(
+        task.metrics[0], items=lambda predictions, pairs: np.array([tokens[pair.accepted[0]] for pair in pairs])
+    )
     task = replace(task, metrics=(graded,))
     found = evaluate(blank, task, pairs, seed=5, samples=50, progress=False)
     assert found.main == bootstrap(np.arange(8) / 7, samples=50, seed=5)

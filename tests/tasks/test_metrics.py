@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import matthews_corrcoef
 
-from deepnarrow.tasks import metrics
+from deepnarrow.tasks import Pair, metrics
 from deepnarrow.tasks.metrics import Metric
 
 EVERY = [value for value in vars(metrics).values() if isinstance(value, Metric)]
@@ -137,7 +137,7 @@ def test_perfect_answers_score_100_and_empty_ones_do_not_crash(metric: Metric) -
 def test_scores_stay_in_range_and_items_are_rows(metric: Metric, data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=3)), min_size=1, max_size=4))
     predictions, accepted = map(list, zip(*rows, strict=True))
-    items = metric.items(predictions, accepted)
+    items = metric.items(predictions, [Pair("", many) for many in accepted])
     assert len(items) == len(rows)
     assert np.isfinite(items).all()
     assert (-100 if metric is metrics.matthews else 0) - 1e-9 <= metric.combine(items) <= 100 + 1e-9

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from deepnarrow.errors import UserError
-from deepnarrow.tasks import metrics, significance
+from deepnarrow.tasks import Pair, metrics, significance
 from deepnarrow.tasks.significance import MEAN, bootstrap, difference, interval, wilson
 
 
@@ -65,7 +65,7 @@ def test_matthews_is_resampled_as_itself() -> None:
     generator = np.random.default_rng(0)
     truth = generator.integers(0, 2, 60)
     guess = np.where(generator.random(60) < 0.7, truth, 1 - truth)
-    items = metrics.matthews.items([str(x) for x in guess], [[str(x)] for x in truth])
+    items = metrics.matthews.items([str(x) for x in guess], [Pair("", [str(x)]) for x in truth])
     fast = bootstrap(items, metrics.matthews.combine, samples=200)
     slow = bootstrap(items, lambda rows: metrics.matthews.combine(rows), samples=200)
     assert fast == pytest.approx(slow)

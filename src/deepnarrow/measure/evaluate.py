@@ -133,8 +133,7 @@ def evaluate(
         )
     if not pairs:
         raise UserError(f"there are no pairs of task {task.name} to score")
-    inputs, accepted = [pair.inputs for pair in pairs], [pair.accepted for pair in pairs]
-    ids, truncated = encode(inputs, tokenizer, task.input_tokens)
+    ids, truncated = encode([pair.inputs for pair in pairs], tokenizer, task.input_tokens)
     began = time.perf_counter()
     if task.labels:
         predictions = label(model, tokenizer, ids, task.labels, batch=batch, progress=progress)
@@ -142,7 +141,7 @@ def evaluate(
         most = task.target_tokens if max_tokens is None else max_tokens
         predictions = write(model, tokenizer, ids, search or Greedy(), max_tokens=most, batch=batch, progress=progress)
     seconds = time.perf_counter() - began
-    items = {metric.name: metric.items(predictions, accepted) for metric in task.metrics}
+    items = {metric.name: metric.items(predictions, pairs) for metric in task.metrics}
     return Evaluation(
         task=task.name,
         task_version=task.version,
@@ -162,9 +161,8 @@ def evaluate(
 
 def baseline(task: Task, pairs: Sequence[Pair]) -> dict[str, float]:
     """The score of the task's baseline on these pairs, by metric."""
-    accepted = [pair.accepted for pair in pairs]
-    answers = task.baseline.answers([pair.inputs for pair in pairs], accepted)
-    return {metric.name: metric.score(answers, accepted) for metric in task.metrics}
+    answers = task.baseline.answers([pair.inputs for pair in pairs], [pair.accepted for pair in pairs])
+    return {metric.name: metric.score(answers, pairs) for metric in task.metrics}
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer, most: int) -> tuple[list[list[int]], int]:

@@ -18,6 +18,7 @@ from deepnarrow.errors import UserError, nearest
 from deepnarrow.files import sha256
 from deepnarrow.tasks.baselines import Baseline
 from deepnarrow.tasks.metrics import Metric
+from deepnarrow.tasks.pair import Pair
 
 __all__ = [
     "Loaded", "Pair", "Row", "Source", "Task", "add", "answers", "column", "describe", "get", "hub", "load",
@@ -25,13 +26,6 @@ __all__ = [
 ]  # fmt: skip
 
 Row = dict[str, Any]
-
-
-class Pair(NamedTuple):
-    """One example as text. `accepted` lists every right answer; training uses the first."""
-
-    inputs: str
-    accepted: list[str]
 
 
 class Source(NamedTuple):
@@ -72,6 +66,8 @@ class Task:
     input_tokens: int
     target_tokens: int
     labels: tuple[str, ...] | None = None
+    every_answer: bool = False  # train on each accepted answer of a pair, not on the first alone
+    beam: int = 1  # the width of the paper's search, where it generates
     paper: str | None = None
 
     @property

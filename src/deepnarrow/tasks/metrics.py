@@ -13,9 +13,10 @@ from string import punctuation
 import numpy as np
 
 from deepnarrow.tasks import rouge
+from deepnarrow.tasks.pair import Pair
 from deepnarrow.tasks.significance import MEAN, Combine, OfMeans
 
-Items = Callable[[Sequence[str], Sequence[Sequence[str]]], np.ndarray]
+Items = Callable[[Sequence[str], Sequence[Pair]], np.ndarray]
 
 DROPPED = str.maketrans("", "", punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -23,23 +24,35 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 @dataclass(frozen=True)
 class Metric:
-    """`items(predictions, accepted)` gives [n] or [n, k], one row per item; `combine` makes the score of the rows."""
+    """`items(predictions, pairs)` gives [n] or [n, k], one row per item; `combine` makes the score of the rows.
+
+    With `grouped`, a row stands for a group of pairs (`Pair.group`), in the order of their first pairs.
+    """
 
     name: str
     items: Items
     combine: Combine = MEAN
+    grouped: bool = False
 
-    def score(self, predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> float:
-        """Items and score in one go, for a caller who needs no interval."""
-        return float(self.combine(self.items(predictions, accepted)))
+    def score(self, predictions: Sequence[str], accepted: Sequence[Pair | Sequence[str]]) -> float:
+        """Items and score in one go, for a caller who needs no interval; bare lists of answers will do."""
+        pairs = [one if isinstance(one, Pair) else Pair("", list(one)) for one in accepted]
+        return float(self.combine(self.items(predictions, pairs)))
 
 
 def best(compare: Callable[[str, str], float]) -> Items:
-    """The items of a metric that compares two texts: the best over the accepted answers, 0 where there is none."""
+    """The items of a metric that compares two texts: the best over the accepted answers, 0 where there is none.
 
-    def items(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> np.ndarray:
-        pairs = zip(predictions, accepted, strict=True)
-        return np.array([max((compare(text, one) for one in many), default=0.0) for text, many in pairs], dtype=float)
+    For a negated pair it is 1 less that.
+    """
+
+    def items(predictions: Sequence[str], pairs: Sequence[Pair]) -> np.ndarray:
+        found = [
+            max((compare(text, one) for one in pair.accepted), default=0.0)
+            for text, pair in zip(predictions, pairs, strict=True)
+        ]
+        turned = [1 - value if pair.negated else value for value, pair in zip(found, pairs, strict=True)]
+        return np.array(turned, dtype=float)
 
     return items
 
@@ -74,12 +87,12 @@ def same_label(prediction: str, label: str) -> float:
     return float(prediction.strip() == label.strip())
 
 
-def label_table(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> np.ndarray:
+def label_table(predictions: Sequence[str], pairs: Sequence[Pair]) -> np.ndarray:
     """Rows [right, predicted label one-hot, true label one-hot], [n, 1 + 2c]; the first accepted label is the truth.
 
     The c labels are those that are the truth somewhere; one more stands for every other prediction.
     """
-    truth = [labels[0].strip() for labels in accepted]
+    truth = [pair.accepted[0].strip() for pair in pairs]
     places = {label: place for place, label in enumerate(sorted(set(truth)))}
     true = np.array([places[label] for label in truth], dtype=int)
     found = np.array([places.get(label.strip(), len(places)) for label in predictions], dtype=int)
