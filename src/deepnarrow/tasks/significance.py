@@ -44,6 +44,23 @@ class OfMeans:
     def __call__(self, items: np.ndarray) -> float:
         return float(self.function(columns(items).mean(axis=0)))
 
+    def resampled(self, items: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The score of each resample: [s, n] row numbers -> [s]."""
+        return self.function(columns(items)[rows].mean(axis=1))
+
+
+@dataclass(frozen=True)
+class OfSums:
+    """The same of sums, for a score that also minds how many items there are, as smoothed BLEU does."""
+
+    function: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, items: np.ndarray) -> float:
+        return float(self.function(columns(items).sum(axis=0)))
+
+    def resampled(self, items: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return self.function(columns(items)[rows].sum(axis=1))
+
 
 def percent(means: np.ndarray) -> np.ndarray:
     """100 times the first column: `percent(np.array([0.25]))` is 25."""
@@ -143,9 +160,10 @@ def resamples(n: int, columns: int, samples: int, seed: int) -> Iterator[np.ndar
 
 
 def scores(items: np.ndarray, combine: Combine, rows: np.ndarray) -> np.ndarray:
-    """The score of each resample: [s, n] row numbers -> [s]."""
-    if isinstance(combine, OfMeans):
-        return combine.function(columns(items)[rows].mean(axis=1))
+    """The score of each resample, [s, n] row numbers -> [s]: all at once where `combine` knows how (`resampled`)."""
+    at_once = getattr(combine, "resampled", None)
+    if at_once is not None:
+        return at_once(items, rows)
     return np.array([combine(items[row]) for row in rows], dtype=np.float64)
 
 
