@@ -65,7 +65,7 @@ def measure(name: str, asked: argparse.Namespace, tokenizer: object) -> dict[str
     optimizer = optim.build(config, model)
     layouts = {
         batching: PairBatches(
-            pairs=pairs, seed=0, batch=asked.batch, batching=batching, input_length=task.input_tokens,
+            sources=[pairs], seed=0, batch=asked.batch, batching=batching, input_length=task.input_tokens,
             target_length=task.target_tokens,
         )
         for batching in BATCHINGS

@@ -179,7 +179,7 @@ PAIRS = [([n + 3] * (n % 9) + [1], [n + 3, 1]) for n in range(50)]
 
 
 def test_pairs_are_padded_to_the_longest_rounded_up() -> None:
-    batches = PairBatches(pairs=PAIRS, seed=0, batch=8)
+    batches = PairBatches(sources=[PAIRS], seed=0, batch=8)
     for n in range(20):
         inputs, targets = batches(n)[:2]
         assert inputs.dtype == targets.dtype == np.int64
@@ -194,21 +194,21 @@ def test_pairs_are_padded_to_the_longest_rounded_up() -> None:
 
 
 def test_pairs_are_shuffled_each_epoch_and_repeatable() -> None:
-    batches = PairBatches(pairs=PAIRS, seed=0, batch=10)
+    batches = PairBatches(sources=[PAIRS], seed=0, batch=10)
     names = np.concatenate([batches(n).targets[:, 0] for n in range(10)]).reshape(2, 50)
     assert (np.sort(names, axis=1) == np.arange(3, 53)).all()
     assert (names[0] != names[1]).any()
-    assert equal(PairBatches(pairs=PAIRS, seed=0, batch=10)(7), batches(7))
-    assert not equal(PairBatches(pairs=PAIRS, seed=1, batch=10)(7), batches(7))
+    assert equal(PairBatches(sources=[PAIRS], seed=0, batch=10)(7), batches(7))
+    assert not equal(PairBatches(sources=[PAIRS], seed=1, batch=10)(7), batches(7))
 
 
 def test_fewer_pairs_than_the_batch() -> None:
-    assert PairBatches(pairs=PAIRS[:3], seed=0, batch=8)(0).inputs.shape == (8, 8)
+    assert PairBatches(sources=[PAIRS[:3]], seed=0, batch=8)(0).inputs.shape == (8, 8)
 
 
 def test_no_pairs() -> None:
     with pytest.raises(UserError, match="no examples"):
-        PairBatches(pairs=[], seed=0, batch=8)
+        PairBatches(sources=[[]], seed=0, batch=8)
 
 
 def test_encode_pairs_keeps_eos() -> None:

@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_told() -> None:
 def test_all_layouts_hold_the_same_examples() -> None:
     pairs = [([n + 2] * (1 + n % 13) + [1], [n + 2, 1]) for n in range(2000)]
     batches = {
-        kind: PairBatches(pairs=pairs, seed=3, batch=16, batching=kind) for kind in ("padded", "bucketed", "packed")
+        kind: PairBatches(sources=[pairs], seed=3, batch=16, batching=kind) for kind in ("padded", "bucketed", "packed")
     }
     padded = [tuple(sorted(batches["padded"](n).targets[:, 0].tolist())) for n in range(WINDOW)]
     packed = [tuple(sorted(first for _, (first, _) in unpacked(batches["packed"](n)))) for n in range(WINDOW)]
@@ -82,7 +82,7 @@ def test_all_layouts_hold_the_same_examples() -> None:
 
 def test_bucketed_batches_come_in_a_seeded_order_and_any_can_be_asked_for() -> None:
     pairs = [([5] * (1 + n % 50) + [1], [5 + n, 1]) for n in range(5000)]
-    one, other = (PairBatches(pairs=pairs, seed=0, batch=8, batching="bucketed") for _ in range(2))
+    one, other = (PairBatches(sources=[pairs], seed=0, batch=8, batching="bucketed") for _ in range(2))
     forward = [one(n) for n in range(3 * WINDOW)]
     widths = [batch.inputs.shape[1] for batch in forward[:WINDOW]]
     assert widths != sorted(widths)
@@ -93,4 +93,4 @@ def test_bucketed_batches_come_in_a_seeded_order_and_any_can_be_asked_for() -> N
 
 def test_unknown_batching() -> None:
     with pytest.raises(UserError, match="did you mean packed"):
-        PairBatches(pairs=[([1], [1])], seed=0, batch=8, batching="pakced")
+        PairBatches(sources=[[([1], [1])]], seed=0, batch=8, batching="pakced")

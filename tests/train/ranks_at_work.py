@@ -37,7 +37,7 @@ PATIENCE = 120.0  # seconds until a job counts as hung
 def carry_out(what: dict[str, Any], folder: Path) -> None:
     """One run, in this process, which may be one of several ranks."""
     made = config(**{**USUAL, **what.get("config", {})})
-    batches = PairBatches(pairs=pairs(), seed=made.seed, batch=made.batch)
+    batches = PairBatches(sources=[pairs()], seed=made.seed, batch=made.batch)
     stop = what.get("stop")
 
     def asked(n: int) -> Batch:
@@ -45,7 +45,7 @@ def carry_out(what: dict[str, Any], folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         return packed(batches(2 * n), batches(2 * n + 1)) if what.get("packed") else batches(n)
 
-    held_out = [PairBatches(pairs=pairs(), seed=9, batch=7)(0)]
+    held_out = [PairBatches(sources=[pairs()], seed=9, batch=7)(0)]
     execution = Execution(**what.get("execution", {}))
     try:
         run(made, folder / what["into"], held_out=held_out, execution=execution, batches=asked)

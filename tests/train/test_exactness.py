@@ -79,7 +79,7 @@ def test_two_ranks_killed_and_gone_on_equal_never_stopped(tmp_path: Path, jobs: 
 @pytest.mark.parametrize("loaders", [1, 2, 5])
 def test_loaders_make_the_same_batches_in_the_same_order(loaders: int) -> None:
     rows = [([3 + n, 1], [4 + n, 1]) for n in range(40)]
-    batches = PairBatches(pairs=rows, seed=5, batch=4)
+    batches = PairBatches(sources=[rows], seed=5, batch=4)
 
     def uneven(n: int) -> Batch:
         time.sleep(0.002 * (n * 7 % 3))  # so that later ones are finished before earlier ones

@@ -69,13 +69,13 @@ def run(made: Config, out: Path, **options: object) -> tuple[Result, T5]:
         "tensorboard": False,
         "quiet": True,
     }
-    data = options.pop("batches", PairBatches(pairs=pairs(), seed=made.seed, batch=made.batch))
+    data = options.pop("batches", PairBatches(sources=[pairs()], seed=made.seed, batch=made.batch))
     return train(made, model, data, out, **{**keywords, **options}), model  # type: ignore[arg-type]
 
 
 def stop_at(step: int) -> object:
     """Data that sends this process a Ctrl-C while it makes the batch after `step`'s."""
-    data = PairBatches(pairs=pairs(), seed=0, batch=4)
+    data = PairBatches(sources=[pairs()], seed=0, batch=4)
 
     def batches(n: int) -> Batch:
         if n == step:
@@ -103,7 +103,7 @@ def contents(out: Path, step: int) -> dict[str, object]:
 @pytest.mark.parametrize("optimizer", ["adafactor", "adamw", "adamw_scale"])
 def test_stopped_and_gone_on_equals_never_stopped(tmp_path: Path, optimizer: str) -> None:
     made = config(optimizer=optimizer, learning_rate=0.001 if optimizer == "adamw" else 0.01, eval_every=4)
-    held_out = [PairBatches(pairs=pairs(), seed=9, batch=8)(0)]
+    held_out = [PairBatches(sources=[pairs()], seed=9, batch=8)(0)]
     straight, _ = run(made, tmp_path / "straight", held_out=held_out)
     with pytest.raises(Interrupted):
         run(made, tmp_path / "stopped", held_out=held_out, batches=stop_at(10))
@@ -142,7 +142,7 @@ def test_golden_losses(tmp_path: Path, optimizer: str) -> None:
 def test_a_small_model_learns_its_pairs(tmp_path: Path) -> None:
     """Eight pairs by heart: the loss of a uniform guess is log 512 = 6.2."""
     few = pairs(8)
-    data = PairBatches(pairs=few, seed=0, batch=8)
+    data = PairBatches(sources=[few], seed=0, batch=8)
     made = config(batch=8, steps=150, dropout=0.0, learning_rate=0.05, log_every=150, save_every=150)
     result, _ = run(made, tmp_path / "run", batches=data)
     rows = log(tmp_path / "run")
@@ -156,7 +156,7 @@ def test_a_small_model_learns_its_pairs(tmp_path: Path) -> None:
 
 def test_run_folder_has_everything(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result, model = run(config(eval_every=10), out, held_out=[PairBatches(pairs=pairs(), seed=9, batch=8)(0)])
+    result, model = run(config(eval_every=10), out, held_out=[PairBatches(sources=[pairs()], seed=9, batch=8)(0)])
     found = read_json(out / "run.json")
     wanted = {"format", "kind", "config", "shape", "origin", "versions", "machine", "commit", "started"}
     assert wanted == set(found)
@@ -255,7 +255,7 @@ def test_signal_handlers_and_random_numbers_are_given_back(tmp_path: Path) -> No
 
     def batches(n: int) -> Batch:  # the first call comes after everything outside `train` has drawn its numbers
         drawn.append(torch.get_rng_state()) if n == 0 else None
-        return PairBatches(pairs=pairs(), seed=0, batch=4)(n)
+        return PairBatches(sources=[pairs()], seed=0, batch=4)(n)
 
     run(config(steps=2), tmp_path / "run", batches=batches)
     assert torch.equal(torch.get_rng_state(), drawn[0])

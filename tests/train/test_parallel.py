@@ -271,7 +271,7 @@ from test_loop import config, pairs, run
 def batches(n):
     if n == 8 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         raise RuntimeError("the disk is on fire")
-    return PairBatches(pairs=pairs(), seed=0, batch=4)(n)
+    return PairBatches(sources=[pairs()], seed=0, batch=4)(n)
 
 run(config(steps=12, save_every=3), Path({out!r}), batches=batches, execution=Execution(parallel="ddp"))
 """

@@ -266,26 +266,29 @@ def fixed_batches(
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatches:
-    """Pairs of (input ids, target ids), EOS included, shuffled anew each epoch.
+    """Pairs of (input ids, target ids), EOS included, of one source or several, each shuffled anew in its own epochs.
 
-    Padded, both sides are as long as the longest of the batch, rounded up to a multiple of 8.
+    `mixture` shares the examples out among several: "size", "size,limit=65536" (T5's, which lets no source count for
+    more), "equal", "temperature=2", or rates such as "0.7,0.3". Padded, both sides are as long as the longest of the
+    batch, rounded up to a multiple of 8.
 
-    >>> batches = PairBatches(pairs=[([5, 6, 1], [7, 1]), ([8, 1], [9, 9, 1])], seed=0, batch=2)
+    >>> batches = PairBatches(sources=[[([5, 6, 1], [7, 1]), ([8, 1], [9, 9, 1])]], seed=0, batch=2)
     >>> batches(0).inputs.shape, sorted(batches(0).targets[:, 0].tolist())
     ((2, 8), [7, 9])
     """
 
-    pairs: Sequence[Pair] = field(repr=False)
+    sources: Sequence[Sequence[Pair]] = field(repr=False)
     seed: int
     batch: int
+    mixture: str = "size"
     batching: str = "padded"
     input_length: int | None = None  # of a packed row; None: the longest of all pairs
     target_length: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.pairs:
+        if not self.sources or not all(self.sources):
             raise UserError("there are no examples to train on; check the task's data")
-        _ = self._layout
+        _ = self._layout, self._sources
 
     def __call__(self, n: int) -> Batch:
         """Batch n (from 0), the same on every call."""
@@ -293,7 +296,8 @@ class PairBatches:
 
     @cached_property
     def _layout(self) -> Layout:
-        longest = [max(len(pair[side]) for pair in self.pairs) for side in (0, 1)]
+        pairs = [pair for source in self.sources for pair in source]
+        longest = [max(len(pair[side]) for pair in pairs) for side in (0, 1)]
         return Layout(
             seed=self.seed, batch=self.batch, batching=self.batching,
             input_length=self.input_length or longest[0], target_length=self.target_length or longest[1],
@@ -301,7 +305,8 @@ class PairBatches:
 
     @cached_property
     def _sources(self) -> Sources:
-        return Sources((PairExamples(self.pairs),), Mixture((1.0,), self.seed))
+        rates = shares(self.mixture, [len(source) for source in self.sources])
+        return Sources(tuple(map(PairExamples, self.sources)), Mixture(rates, self.seed))
 
 
 def encode_pairs(

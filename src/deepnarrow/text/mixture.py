@@ -78,15 +78,22 @@ def shares(rule: str, sizes: Sequence[int]) -> tuple[float, ...]:
     """Shares of sources of these sizes by a rule; they add up to 1.
 
     size             in proportion to their sizes
+    size,limit=65536 the same, but no source counts for more than so many (T5's examples-proportional mixing with an
+                     artificial limit: Raffel et al. 2020, section 3.5.2)
     equal            the same for all
     temperature=2    in proportion to size ** (1 / 2); mT5's alpha of 0.3 is a temperature of 3.33 (arXiv:2010.11934)
     0.7,0.3          as given, one for each source
 
     >>> shares("temperature=2", [900, 100])
     (0.75, 0.25)
+    >>> shares("size,limit=300", [900, 100])
+    (0.75, 0.25)
     """
     if rule == "size":
         weights = [float(size) for size in sizes]
+    elif rule.startswith("size,limit="):
+        most = number(rule.removeprefix("size,limit="), rule)
+        weights = [min(float(size), most) for size in sizes]
     elif rule == "equal":
         weights = [1.0] * len(sizes)
     elif rule.startswith("temperature="):
@@ -106,5 +113,8 @@ def number(text: str, rule: str) -> float:
     except ValueError:
         value = float("nan")
     if not 0 < value < float("inf"):
-        raise UserError(f"cannot read the mixture {rule!r}; write size, equal, temperature=2, or rates such as 0.7,0.3")
+        raise UserError(
+            f"cannot read the mixture {rule!r}; write size, size,limit=65536, equal, temperature=2, or rates such as "
+            "0.7,0.3"
+        )
     return value

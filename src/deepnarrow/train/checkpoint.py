@@ -28,10 +28,10 @@ from torch.optim import Optimizer
 
 from deepnarrow.errors import UserError
 from deepnarrow.files import read_json, take_place, whole_folder, write_json
-from deepnarrow.model.folder import read_model, save_model
 from deepnarrow.model.t5 import T5
 from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.train import optim, shards
+from deepnarrow.train.learner import TEXT_TO_TEXT, Learner
 from deepnarrow.train.parallel import Ranks
 from deepnarrow.train.state import State
 
@@ -52,17 +52,32 @@ def steps(out: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def save(out: Path, model: T5, tokenizer: Tokenizer | None, optimizer: Optimizer, state: State, *, keep: int) -> Path:
+def save(
+    out: Path,
+    model: T5,
+    tokenizer: Tokenizer | None,
+    optimizer: Optimizer,
+    state: State,
+    *,
+    keep: int,
+    learner: Learner = TEXT_TO_TEXT,
+) -> Path:
     """Write a checkpoint of this step, point `checkpoints.json` at it, and drop the ones no longer kept."""
-    return write_whole(out, model, tokenizer, optim.state_tensors(optimizer, model), state, keep)
+    return write_whole(out, model, tokenizer, optim.state_tensors(optimizer, model), state, keep, learner)
 
 
 def write_whole(
-    out: Path, model: T5, tokenizer: Tokenizer | None, moments: dict[str, torch.Tensor], state: State, keep: int
+    out: Path,
+    model: T5,
+    tokenizer: Tokenizer | None,
+    moments: dict[str, torch.Tensor],
+    state: State,
+    keep: int,
+    learner: Learner,
 ) -> Path:
     folder = out / "checkpoints" / name(state.step)
     with disk_errors(folder), whole_folder(folder) as temporary:
-        save_model(model, tokenizer, temporary)
+        learner.save(model, tokenizer, temporary)
         save_file(moments, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", state.to_json())
     point(out, state)
@@ -77,8 +92,8 @@ class Saver:
     is begun, and an error of the thread comes up then, or in `finish`.
     """
 
-    def __init__(self, out: Path, ranks: Ranks, *, beside: bool) -> None:
-        self.out, self.ranks, self.beside = out, ranks, beside
+    def __init__(self, out: Path, ranks: Ranks, *, beside: bool, learner: Learner = TEXT_TO_TEXT) -> None:
+        self.out, self.ranks, self.beside, self.learner = out, ranks, beside, learner
         self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.writing: list[Future[Any]] = []
 
@@ -91,11 +106,13 @@ class Saver:
         if self.ranks.sharded:
             self._save_shards(model, tokenizer, optimizer, state, keep, chosen)
         elif not self.beside:
-            self.ranks.first_says(lambda: str(save(self.out, model, tokenizer, optimizer, state, keep=keep)))
+            self.ranks.first_says(
+                lambda: str(save(self.out, model, tokenizer, optimizer, state, keep=keep, learner=self.learner))
+            )
         elif self.ranks.first:
             frozen = copy.deepcopy(model)
             moments = {key: value.clone() for key, value in optim.state_tensors(optimizer, model).items()}
-            self._begin(lambda: write_whole(self.out, frozen, tokenizer, moments, state, keep))
+            self._begin(lambda: write_whole(self.out, frozen, tokenizer, moments, state, keep, self.learner))
 
     def _save_shards(
         self, model: T5, tokenizer: Tokenizer | None, optimizer: Optimizer, state: State, keep: int, chosen: bool
@@ -110,7 +127,7 @@ class Saver:
         def publish() -> None:
             with disk_errors(folder):
                 if whole is not None:
-                    save_model(whole, tokenizer, temporary / "whole")
+                    self.learner.save(whole, tokenizer, temporary / "whole")
                     for file in (temporary / "whole").iterdir():
                         file.rename(temporary / file.name)
                     (temporary / "whole").rmdir()
@@ -173,7 +190,9 @@ def prune(out: Path, state: State, keep: int) -> None:
             shutil.rmtree(leaving, ignore_errors=True)
 
 
-def restore(out: Path, model: T5, optimizer: Optimizer, ranks: Ranks | None = None) -> State:
+def restore(
+    out: Path, model: T5, optimizer: Optimizer, ranks: Ranks | None = None, learner: Learner = TEXT_TO_TEXT
+) -> State:
     """Load the last checkpoint into `model` and `optimizer`; without one, leave both and start at step 0."""
     ranks = ranks or Ranks()
     ranks.first_says(lambda: sweep(out))
@@ -186,7 +205,7 @@ def restore(out: Path, model: T5, optimizer: Optimizer, ranks: Ranks | None = No
         if (folder / shards.FOLDER).is_dir():
             shards.read(folder / shards.FOLDER, model, optimizer, ranks)
         else:
-            weights, moments = read_model(folder).state_dict(), read_tensors(folder / "optimizer.safetensors")
+            weights, moments = learner.restore(folder), read_tensors(folder / "optimizer.safetensors")
             shards.fill(model, optimizer, weights, moments, source=str(folder / "optimizer.safetensors"))
     if state.step != existing[-1]:
         raise UserError(f"{folder / 'state.json'} is of step {state.step}; delete {folder} and run again")

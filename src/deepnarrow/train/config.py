@@ -73,6 +73,7 @@ class Config:
     keep: int = 2  # last checkpoints kept, besides the best one
     eval_every: int | None = None  # None: at the end only
     eval_examples: int = 128  # held-out examples behind a held-out loss
+    patience: int | None = None  # evaluations without a better one after which the run ends; None: never
     log_every: int = 10
 
     def __post_init__(self) -> None:
@@ -106,6 +107,8 @@ class Config:
                 f"a warmup of {self.warmup:,} steps leaves nothing of {self.steps:,} steps for the {self.schedule} "
                 "schedule; shorten the warmup or train longer"
             )
+        if self.patience is not None and self.eval_every is None:
+            raise UserError("patience counts evaluations; say how often there is one with eval_every")
         if self.clip is not None and self.clip <= 0:
             raise UserError(f"clip must be greater than 0, or None for no clipping, not {self.clip}")
         if self.batch % self.accumulate:
@@ -169,6 +172,7 @@ LIMITS: tuple[tuple[str, float, float], ...] = (  # beyond these a number is a s
     ("keep", 1, 10**6),
     ("eval_every", 1, 10**9),
     ("eval_examples", 1, 10**9),
+    ("patience", 1, 10**9),
     ("log_every", 1, 10**9),
 )
 CHOICES = {
@@ -178,7 +182,7 @@ CHOICES = {
     "dtype": DTYPES,
     "batching": BATCHINGS,
 }
-BOOK_KEEPING = ("recompute", "save_every", "keep", "eval_every", "eval_examples", "log_every")
+BOOK_KEEPING = ("recompute", "save_every", "keep", "eval_every", "eval_examples", "patience", "log_every")
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -59,7 +59,7 @@ def finetune(
         config,
         model,
         PairBatches(
-            pairs=train_ids,
+            sources=[train_ids],
             seed=config.seed,
             batch=config.batch,
             batching=config.batching,

@@ -32,6 +32,7 @@ from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.train import checkpoint, loss, optim, run_folder
 from deepnarrow.train.config import Config
 from deepnarrow.train.interrupt import Interrupted, Signals, StopNow
+from deepnarrow.train.learner import TEXT_TO_TEXT, Learner
 from deepnarrow.train.parallel import Execution, Ranks, check_divides, local, ranks
 from deepnarrow.train.schedule import rate
 from deepnarrow.train.state import HELD_OUT_LOSS, Best, State
@@ -72,6 +73,7 @@ def train(
     quiet: bool = False,
     began: Began | None = None,
     execution: Execution | None = None,
+    learner: Learner = TEXT_TO_TEXT,
 ) -> Result:
     """Train `model` in place and keep the run in `out`; go on where a run of the same config was left there.
 
@@ -80,6 +82,8 @@ def train(
     FLOP/s, turns speed into a share of the peak. `origin["fingerprints"]` must be the same when a run goes on. `began`
     is told the step to go on from, once nothing is left that could refuse. Every rank of a job calls this with the same
     arguments; rank 0 alone writes records and is told that the run began. `execution` may change when a run goes on.
+    `learner` says what is trained and how it is kept (learner.py). With the config's `patience`, the run ends early
+    once so many evaluations in a row have brought no better one.
 
     Raises `UserError` where `out` belongs to another run, a checkpoint is damaged, or a number is no longer finite;
     `Interrupted` after SIGINT or SIGTERM, with everything saved.
@@ -102,12 +106,12 @@ def train(
         check_same_folder(out, job, job.first_says(enter))
         job.lay_out(model.train(), fsdp=execution.parallel == "fsdp")
         optimizer = optim.build(config, model)
-        state = checkpoint.restore(out, model, optimizer, job)
+        state = checkpoint.restore(out, model, optimizer, job, learner)
         job.first_says(lambda: cut_log(out, step=state.step, evaluated=state.evaluated))
-        saver = checkpoint.Saver(out, job, beside=execution.async_save)
+        saver = checkpoint.Saver(out, job, beside=execution.async_save, learner=learner)
         run = _Run(
             config=config, model=model, optimizer=optimizer, state=state, out=out, tokenizer=tokenizer, job=job,
-            saver=saver, held_out=held_out, evaluate=evaluate, peak_flops=peak_flops,
+            saver=saver, held_out=held_out, evaluate=evaluate, peak_flops=peak_flops, learner=learner,
         )  # fmt: skip
         if began is not None and job.first:
             began(state.step)
@@ -139,6 +143,7 @@ class _Run:
     tokenizer: Tokenizer | None
     job: Ranks
     saver: checkpoint.Saver
+    learner: Learner
     held_out: Sequence[Batch]
     evaluate: Evaluate | None
     peak_flops: float | None  # of one rank
@@ -171,7 +176,9 @@ class _Run:
             if stop or self.to_stop(signals):
                 self.saver.finish()
                 raise Interrupted(self.out, self.state.step)
-            if self.state.step >= self.config.steps:
+            if self.state.step >= self.config.steps or self.out_of_patience:
+                if self.saved < self.state.step:
+                    self.save(chosen=True)
                 self.saver.finish()
                 return
             self.update(batches(self.state.step), signals)
@@ -185,6 +192,14 @@ class _Run:
     def to_stop(self, signals: Signals) -> bool:
         """Alone, as soon as it is asked; beside others, where all of them know, which is after the next step."""
         return signals.asked if self.job.size == 1 else self.asked
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the evaluations since the best one are as many as were granted."""
+        best, every, patience = self.state.best, self.config.eval_every, self.config.patience
+        if best is None or every is None or patience is None:
+            return False
+        return self.state.evaluated // every - best.step // every >= patience
 
     @property
     def can_judge(self) -> bool:
@@ -207,7 +222,7 @@ class _Run:
             own = 0 if config.dropout_shared else job.data_rank
             torch.manual_seed(noise_seed(config.seed, state.step, part, own))
             with job.noise(rows), job.last_part() if part == len(parts) - 1 else nullcontext():
-                nll += loss.accumulate(
+                nll += self.learner.accumulate(
                     self.model, mine, divisor=divisor, device=job.device, dtype=DTYPES[config.dtype],
                     z_loss=config.z_loss,
                 ).nll  # fmt: skip
@@ -277,10 +292,8 @@ class _Run:
 
     def held_out_loss(self) -> float:
         dtype, device = DTYPES[self.config.dtype], self.job.device
-        if self.job.size == 1:
-            return loss.held_out_loss(self.model, self.held_out, device=device, dtype=dtype)
         mine = [self.job.share(batch)[0] for batch in self.held_out]
-        found = [loss.sums(self.model, batch, device=device, dtype=dtype) for batch in mine]
+        found = [self.learner.sums(self.model, batch, device=device, dtype=dtype) for batch in mine]
         sums = [sum(float(one.nll) for one in found), sum(one.tokens for one in found)]
         nll, tokens = self.job.sum(torch.tensor(sums, dtype=torch.float64, device=device)).tolist()
         self.job.put_away(self.model)

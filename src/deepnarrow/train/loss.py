@@ -3,7 +3,7 @@
 Shape key   B batch   L input length   T target length   N target positions   D model   V vocabulary
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -127,19 +127,6 @@ def sums(
         for piece_ND, piece_N in pieces(model, hidden_ND, targets_N, logits_at_once):
             nll += token_loss(model.logits(piece_ND), piece_N)[1].sum()
     return Sums(nll, int(targets_N.numel()))
-
-
-def held_out_loss(
-    model: T5, batches: Sequence[Batch], *, device: torch.device, dtype: torch.dtype = torch.float32
-) -> float:
-    """Mean negative log-likelihood per real target token over all batches, in nats, dropout off."""
-    training = model.training
-    model.eval()
-    try:
-        results = [sums(model, batch, device=device, dtype=dtype) for batch in batches]
-    finally:
-        model.train(training)
-    return sum(float(result.nll) for result in results) / max(1, sum(result.tokens for result in results))
 
 
 def hidden_states(model: T5, batch: Batch, inputs_BL: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,8 @@ SEPARATOR = "/"  # parameter names have dots, never slashes: "decoder.final_norm
 
 
 def build(config: Config, model: nn.Module) -> Optimizer:
-    """The config's optimizer over the model's parameters; weight decay, if any, touches matrices only."""
-    named = list(model.named_parameters())
+    """The config's optimizer over what is trained of the model; weight decay, if any, touches matrices only."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     fused = all(parameter.device.type in ("cpu", "cuda") for _, parameter in named)
     kinds: dict[str, list[nn.Parameter]] = {"hidden": [], "outer": [], "vector": []}
     for name, parameter in named:

@@ -123,8 +123,8 @@ def empty(size: torch.Size, parameter: Tensor) -> Tensor:
 
 
 def fill(model: T5, optimizer: Optimizer, weights: dict[str, Tensor], state: dict[str, Tensor], *, source: str) -> None:
-    """Take this rank's part of tensors that were read whole."""
-    parameters = dict(model.named_parameters())
+    """Take this rank's part of tensors that were read whole: of every parameter that is trained."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     check_names(Path(source).parent, set(weights), set(parameters))
     with torch.no_grad():
         for name, parameter in parameters.items():
