@@ -188,7 +188,7 @@ class Subject:
         state: dict[str, Tensor] = {}
 
         def begin() -> None:
-            cache = model.start_cache(model.encode(inputs_BL), inputs_BL != 0, self.at.target_length)
+            cache = model.start_cache(model.encode(inputs_BL), model.memory_mask(inputs_BL != 0), self.at.target_length)
             start_B1 = torch.zeros(rows, 1, dtype=torch.long, device=self.device)
             state["next"] = model.decode(start_B1, None, None, cache)[:, -1:].argmax(-1)
             self.cache = cache

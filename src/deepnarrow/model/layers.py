@@ -225,8 +225,10 @@ class FeedForward(nn.Module):
         return self.wo(dropped(hidden, self.dropout, training=self.training, shared=self.dropout_shared, split=-1))
 
     def fusible(self, x: Tensor) -> bool:
-        """Whether one call may do it all: relu, no draws for each element, nobody who waits at the inner layers."""
+        """Whether one call may do it all: relu, plain matrices, no draws for each element, nobody who waits inside."""
         if self.gated or self.activation is not F.relu or (self.training and self.dropout and not self.dropout_shared):
+            return False
+        if type(self.wi) is not Linear or type(self.wo) is not Linear:  # one that does more than multiply (lora.py)
             return False
         hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (self.wi, self.wo))
         return not hooked and native.usable(x, self.wi.weight, self.wo.weight)

@@ -51,7 +51,7 @@ def score(
                 chosen = [targets[row] for row in rows]
                 target_BT = pad(chosen, device)
                 memory_BLD = model.encode(input_BL, mask_BL)
-                hidden_BTD = model.decode_hidden(shift_right(target_BT), memory_BLD, mask_BL)
+                hidden_BTD = model.decode_hidden(shift_right(target_BT), memory_BLD, model.memory_mask(mask_BL))
                 found[rows] = summed(model, hidden_BTD, target_BT, [len(target) for target in chosen])
             if bar:
                 bar.advance(len(rows))
@@ -100,7 +100,7 @@ def _rank(model: T5, input_BL: Tensor, choices: Sequence[Sequence[int]], batch: 
     """[B, C]. A full batch takes one choice at a time, so that nothing is copied; a small one takes several."""
     mask_BL = input_BL != PAD
     longest = max(len(choice) for choice in choices)
-    cache = model.start_cache(model.encode(input_BL, mask_BL), mask_BL, longest)
+    cache = model.start_cache(model.encode(input_BL, mask_BL), model.memory_mask(mask_BL), longest)
     inputs = len(input_BL)
     together = max(1, batch // inputs)
     order = sorted(range(len(choices)), key=lambda index: len(choices[index]))  # alike in length, little padding

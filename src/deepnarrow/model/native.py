@@ -233,7 +233,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_FD: Tensor, dtype: torch.dtype) -> Tensor:
         x_ND = flat(x).to(dtype)
-        ctx.save_for_backward(x_ND, weight_FD)
+        ctx.save_for_backward(x_ND if ctx.needs_input_grad[1] else None, weight_FD)  # a frozen weight asks for no input
         ctx.input = x.shape, x.dtype
         out_NF = torch.empty(len(x_ND), len(weight_FD), dtype=dtype)
         return product(x_ND, weight_FD.T, out_NF).view(*x.shape[:-1], -1)
@@ -245,7 +245,8 @@ class _Linear(torch.autograd.Function):
         slope_NF, (shape, dtype) = flat(gradients[0]), ctx.input
         x_gradient = weight_gradient = None
         if ctx.needs_input_grad[0]:
-            x_gradient = product(slope_NF, weight_FD, torch.empty_like(x_ND)).view(shape).to(dtype)
+            x_gradient = product(slope_NF, weight_FD, slope_NF.new_empty(len(slope_NF), weight_FD.shape[1]))
+            x_gradient = x_gradient.view(shape).to(dtype)
         if ctx.needs_input_grad[1]:
             weight_gradient = product(slope_NF.T, x_ND, torch.empty_like(weight_FD))
         return x_gradient, weight_gradient, None
@@ -265,19 +266,23 @@ class _FeedForward(torch.autograd.Function):
         x_ND = flat(x).to(dtype)
         hidden_NF = torch.empty(len(x_ND), len(wi_FD), dtype=dtype)
         product(x_ND, wi_FD.T, hidden_NF, relu=True, keep_BF=keep_BF)
-        ctx.save_for_backward(x_ND, wi_FD, wo_DF, keep_BF, hidden_NF)
+        ctx.save_for_backward(x_ND if ctx.needs_input_grad[1] else None, wi_FD, wo_DF, keep_BF, hidden_NF)
         ctx.input = x.shape, x.dtype
         return product(hidden_NF, wo_DF.T, torch.empty(len(x_ND), len(wo_DF), dtype=dtype)).view(*x.shape[:-1], -1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, wi_FD, wo_DF, keep_BF, hidden_NF = ctx.saved_tensors
         slope_ND, (shape, dtype) = flat(gradients[0]), ctx.input
-        wo_gradient = product(slope_ND.T, hidden_NF, torch.empty_like(wo_DF))
+        x_gradient = wi_gradient = wo_gradient = None
+        if ctx.needs_input_grad[2]:
+            wo_gradient = product(slope_ND.T, hidden_NF, torch.empty_like(wo_DF))
         slope_NF = product(slope_ND, wo_DF, torch.empty_like(hidden_NF), keep_BF=keep_BF, gate_NF=hidden_NF)
-        wi_gradient = product(slope_NF.T, x_ND, torch.empty_like(wi_FD))
-        x_gradient = product(slope_NF, wi_FD, torch.empty_like(x_ND)).view(shape).to(dtype)
+        if ctx.needs_input_grad[1]:
+            wi_gradient = product(slope_NF.T, x_ND, torch.empty_like(wi_FD))
+        if ctx.needs_input_grad[0]:
+            x_gradient = product(slope_NF, wi_FD, torch.empty_like(slope_ND)).view(shape).to(dtype)
         return x_gradient, wi_gradient, wo_gradient, None, None
 
 
@@ -427,9 +432,10 @@ class _OutputLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         hidden_ND, targets_N = hidden_ND.contiguous(), targets_N.contiguous()
         count, vocab, threads = len(targets_N), len(weight_VD), torch.get_num_threads()
-        hidden_gradient, weight_gradient = torch.empty_like(hidden_ND), torch.empty_like(weight_VD)
+        hidden_gradient = torch.empty_like(hidden_ND)
+        weight_gradient = torch.empty_like(weight_VD) if ctx.needs_input_grad[1] else None
         objective_N, nll_N = torch.empty(count), torch.empty(count)
-        if not count:
+        if not count and weight_gradient is not None:
             weight_gradient.zero_()
         logits = torch.empty(min(rows, count), vocab)
         for start in range(0, count, rows):
@@ -441,7 +447,8 @@ class _OutputLoss(torch.autograd.Function):
                 _at(objective_N[here]), _at(nll_N[here]), threads,
             )  # fmt: skip
             product(logits_NV, weight_VD, hidden_gradient[here])
-            product(logits_NV.T, part_ND, weight_gradient, add=start > 0)
+            if weight_gradient is not None:
+                product(logits_NV.T, part_ND, weight_gradient, add=start > 0)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         nll = nll_N.sum()
         ctx.mark_non_differentiable(nll)
@@ -449,8 +456,9 @@ class _OutputLoss(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         if gradients[0] != 1:
-            hidden_gradient, weight_gradient = hidden_gradient * gradients[0], weight_gradient * gradients[0]
+            hidden_gradient = hidden_gradient * gradients[0]
+            weight_gradient = None if weight_gradient is None else weight_gradient * gradients[0]
         return hidden_gradient, weight_gradient, None, None, None, None

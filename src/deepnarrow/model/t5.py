@@ -21,6 +21,7 @@ from deepnarrow.model.cache import Cache
 from deepnarrow.model.layers import Attention, FeedForward, KeysValues, Linear, Norm, compute_dtype, dropped, fused
 from deepnarrow.model.native import Sight
 from deepnarrow.model.position import MASKED, PositionBias
+from deepnarrow.model.prompt import Prompts
 from deepnarrow.shapes import Shape
 
 PAD = 0  # also what the decoder reads first
@@ -112,7 +113,8 @@ class T5(nn.Module):
                      same gradients to the bit, a third more arithmetic, a fraction of the memory (Chen et al. 2016,
                      arXiv:1604.06174)
 
-    Token id 0 is padding and the decoder's first token. Without decoder layers only `encode` works.
+    Token id 0 is padding and the decoder's first token. Without decoder layers only `encode` works. `prompt` [P, D] is
+    None but where vectors were learned that stand in front of every input (prompt.py); then its memory is P longer.
 
     >>> from deepnarrow.shapes import parse
     >>> model = T5(parse("tiny-nl1-dm32-ff64-v96"))
@@ -128,6 +130,8 @@ class T5(nn.Module):
             raise UserError(f"dropout must be at least 0 and below 1, not {dropout}")
         self.shape, self.dropout = shape, dropout
         self.embedding = nn.Embedding(shape.vocab, shape.d_model)
+        self.prompt: nn.Parameter | None
+        self.register_parameter("prompt", None)
         # With shared stacks there is one, the decoder's, and the encoder walks it without its cross-attention.
         shared = shape.share_encoder_decoder
         self.encoder = None if shared else Stack(shape, shape.encoder_layers, dropout, cross=False)
@@ -163,11 +167,13 @@ class T5(nn.Module):
         if (input_segments is None) != (target_segments is None):
             raise ValueError("packed rows need the segments of both the inputs and the targets")
         if input_segments is None or target_segments is None:
-            mask_BL = inputs_BL != PAD
-            return self.decode_hidden(shift_right(targets_BT), self.encode(inputs_BL, mask_BL), mask_BL)
-        memory_BLD = self.encode(inputs_BL, segments_BL=input_segments)
+            x_BLD, mask_BL, _ = self._front(inputs_BL, None, None, None)
+            return self.decode_hidden(shift_right(targets_BT), self._encode(x_BLD, mask_BL, None), mask_BL)
+        x_BLD, _, memory_segments = self._front(inputs_BL, None, input_segments, None)
+        assert memory_segments is not None
+        memory_BLD = self._encode(x_BLD, None, memory_segments)
         read_BT = shift_right(targets_BT, target_segments)
-        return self.decode_hidden(read_BT, memory_BLD, None, segments=(target_segments, input_segments))
+        return self.decode_hidden(read_BT, memory_BLD, None, segments=(target_segments, memory_segments))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]"""
@@ -181,33 +187,66 @@ class T5(nn.Module):
             return self.output.weight, 1.0
         return self.embedding.weight, self.shape.d_model**-0.5
 
-    def encode(self, input_BL: Tensor, mask_BL: Tensor | None = None, segments_BL: Tensor | None = None) -> Tensor:
+    def encode(
+        self,
+        input_BL: Tensor,
+        mask_BL: Tensor | None = None,
+        segments_BL: Tensor | None = None,
+        prompts: Prompts | None = None,
+    ) -> Tensor:
         """The encoder's output [B, L, D]. `mask_BL` is True at real tokens; without it, where the id is not 0.
 
-        `segments_BL` instead of a mask: rows of several examples, see `hidden`.
+        `segments_BL` instead of a mask: rows of several examples, see `hidden`. `prompts` stand in front of the inputs,
+        in place of the model's own if it has one; then the output is longer, and `memory_mask` says what of it is real.
         """
+        return self._encode(*self._front(input_BL, mask_BL, segments_BL, prompts))
+
+    def memory_mask(self, mask_BL: Tensor, prompts: Prompts | None = None) -> Tensor:
+        """The mask of what `encode` gives for inputs of this mask: the prompt's positions, if any, and the inputs'."""
+        prompts = self._prompts(prompts)
+        return mask_BL if prompts is None else prompts.seen(mask_BL)
+
+    def _prompts(self, given: Prompts | None) -> Prompts | None:
+        return Prompts(self.prompt[None]) if given is None and self.prompt is not None else given
+
+    def _front(
+        self, input_BL: Tensor, mask_BL: Tensor | None, segments_BL: Tensor | None, prompts: Prompts | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Embeddings with the prompt in front, and either their mask or their segments."""
+        x_BLD, prompts = self._embed(input_BL), self._prompts(prompts)
+        if segments_BL is not None:
+            if prompts is not None:
+                x_BLD, segments_BL = prompts.before_each(x_BLD, segments_BL)
+            return x_BLD, None, segments_BL
+        mask_BL = input_BL != PAD if mask_BL is None else mask_BL.bool()
+        if prompts is not None:
+            x_BLD, mask_BL = prompts.before(x_BLD, mask_BL)
+        return x_BLD, mask_BL, None
+
+    def _encode(self, x_BLD: Tensor, mask_BL: Tensor | None, segments_BL: Tensor | None) -> Tensor:
         stack = self.encoder or self._decoder()
-        x_BLD = self._embed(input_BL)
-        length = input_BL.shape[1]
+        length = x_BLD.shape[1]
         if native.usable(x_BLD):
             ranges: Ranges | None
             if segments_BL is not None:
                 known, ranges = True, segment_ranges(segments_BL, segments_BL)
             else:
-                known, ranges = mask_ranges(input_BL != PAD if mask_BL is None else mask_BL.bool(), length)
+                assert mask_BL is not None
+                known, ranges = mask_ranges(mask_BL, length)
             if known:
                 bias_HO = stack.position.by_offset(length, length, causal=False)
                 return stack(x_BLD, Sight(bias_HO, ranges), [None] * len(stack.blocks))
         if self._in_kernel(stack, x_BLD):
-            mask_BL = input_BL != PAD if mask_BL is None else mask_BL
-            own_BL, seen_BL = (torch.ones_like(mask_BL), mask_BL) if segments_BL is None else (segments_BL, segments_BL)
+            seen_BL = mask_BL if segments_BL is None else segments_BL
+            assert seen_BL is not None
+            own_BL = torch.ones_like(seen_BL) if segments_BL is None else segments_BL
             bias_HO = flex.bias_by_offset(stack.position, causal=False)
             return stack(x_BLD, flex.view(bias_HO, own_BL, seen_BL), [None] * len(stack.blocks))
         bias = stack.position(length, length, causal=False)
         if segments_BL is not None:
             bias = torch.where(same_segment(segments_BL, segments_BL), bias, MASKED)
         else:
-            mask_BL = input_BL != PAD if mask_BL is None else mask_BL.bool()
+            assert mask_BL is not None
             if has_padding(mask_BL):
                 bias = torch.where(mask_BL[:, None, None, :], bias, MASKED)
         return stack(x_BLD, ready(bias, x_BLD), [None] * len(stack.blocks))
