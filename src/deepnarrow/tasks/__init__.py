@@ -21,8 +21,8 @@ from deepnarrow.tasks.metrics import Metric
 from deepnarrow.tasks.pair import Pair
 
 __all__ = [
-    "Loaded", "Pair", "Row", "Source", "Task", "add", "answers", "column", "describe", "get", "hub", "load",
-    "load_pairs", "names", "text",
+    "Loaded", "Pair", "Row", "Source", "Task", "add", "answers", "column", "describe", "get", "hub", "label", "load",
+    "load_pairs", "names", "targets", "text",
 ]  # fmt: skip
 
 Row = dict[str, Any]
@@ -69,6 +69,7 @@ class Task:
     every_answer: bool = False  # train on each accepted answer of a pair, not on the first alone
     beam: int = 1  # the width of the paper's search, where it generates
     paper: str | None = None
+    made_from: Mapping[str, Any] | None = None  # for a task of a user's own data: what makes it again (own.py)
 
     @property
     def main_metric(self) -> str:
@@ -146,11 +147,26 @@ def describe(task: Task) -> dict[str, Any]:
         "paper": task.paper,
         "metrics": [metric.name for metric in task.metrics],
         "labels": task.labels,
+        "every_answer": task.every_answer,
+        "beam": task.beam,
         "baseline": task.baseline.name,
         "input_tokens": task.input_tokens,
         "target_tokens": task.target_tokens,
         "splits": {split: source.spec for split, source in task.sources.items()},
     }
+
+
+def targets(task: Task, pairs: Iterable[Pair]) -> list[tuple[str, str]]:
+    """What a model learns from: input and target texts. A negated pair teaches nothing and is left out.
+
+    The target is a pair's first accepted answer; with `every_answer` each of them makes a target of its own.
+    """
+    return [
+        (pair.inputs, answer)
+        for pair in pairs
+        if not pair.negated
+        for answer in (pair.accepted if task.every_answer else pair.accepted[:1])
+    ]
 
 
 def load_pairs(task: Task, split: str, *, data: Path | None = None, limit: int | None = None) -> list[Pair]:
@@ -161,22 +177,34 @@ def load_pairs(task: Task, split: str, *, data: Path | None = None, limit: int |
 def load(task: Task, split: str, *, data: Path | None = None, limit: int | None = None) -> Loaded:
     """Read a split from the task's own source, or from `data`: one file, or a folder with `<split>.jsonl` and the like.
 
-    `limit` keeps the first pairs. Raises `UserError` for an unknown split, a missing file, a missing column, and where
-    no row has an answer.
+    "train+validation" is both, one after the other. `limit` keeps the first pairs. Raises `UserError` for an unknown
+    split, a missing file, a missing column, and where no row has an answer.
     """
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} leaves nothing of task {task.name}; ask for 1 or more")
-    sources = [own_source(task, split)] if data is None else [from_file(path) for path in files(Path(data), split)]
+    parts = list(dict.fromkeys(part.strip() for part in split.split("+")))
+    if data is None:
+        sources = [own_source(task, part) for part in parts]
+    else:
+        paths = dict.fromkeys(path for part in parts for path in files(Path(data), part))
+        sources = [from_file(path) for path in paths]
+    opened: list[Source] = []
+
+    def every() -> Iterator[Pair | None]:
+        for source in sources:
+            opened.append(source)
+            yield from read(task, source)
+
     pairs: list[Pair] = []
     skipped = 0
-    for pair in (pair for source in sources for pair in read(task, source)):
+    for pair in every():
         if pair is None:
             skipped += 1
         else:
             pairs.append(pair)
             if len(pairs) == limit:
                 break
-    origin = ", ".join(source.origin() for source in sources)
+    origin = ", ".join(source.origin() for source in opened)
     if not pairs:
         raise UserError(f"no row with an answer for task {task.name} in {origin}: {skipped} rows were read")
     return Loaded(pairs, origin, skipped)
@@ -228,6 +256,24 @@ def text(row: Row, *names: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"column {' or '.join(names)} must be text, not {json.dumps(value, default=str)[:60]}")
     return value
+
+
+def label(row: Row, labels: Sequence[str], *names: str) -> str | None:
+    """The label's word, from the word or its number (a CSV file's numbers are text); None for -1, GLUE's "unknown".
+
+    >>> [label({"label": value}, ("False", "True"), "label") for value in (1, "0", "true", False, -1)]
+    ['True', 'False', 'True', 'False', None]
+    """
+    value = column(row, *names)
+    written = str(value).strip().lower()
+    if written == "-1":
+        return None
+    words = {word.lower(): word for word in labels}
+    if written in words:
+        return words[written]
+    if written.isdecimal() and int(written) < len(labels):
+        return labels[int(written)]
+    raise UserError(f"label {value!r} is neither a number from 0 to {len(labels) - 1} nor one of {', '.join(labels)}")
 
 
 def answers(row: Row, *names: str) -> list[str]:
