@@ -1,18 +1,18 @@
 """Generation: token ids in, answers out. Ways to search: `Greedy`, `Beam`, `Sample`.
 
-The encoder runs once for each input and its keys and values are computed once. Inputs of like length share a batch;
-those that are finished leave it. An answer does not depend on the other inputs or on the size of the batch, but for
-the last digits of floating-point sums.
+The encoder runs once for each input and its keys and values are computed once. Inputs of like length share a batch,
+as many as a budget of tokens allows (inference.py); those that are finished leave it. An answer does not depend on the
+other inputs or on the size of the batch, but for the last digits of floating-point sums.
 """
 
 from collections.abc import Iterator, Sequence
 
 from deepnarrow.model.beam import Beam
 from deepnarrow.model.greedy import Greedy
-from deepnarrow.model.inference import batches_by_length, check_batch, check_rows, inference, pad
+from deepnarrow.model.inference import batches_by_length, budget, check_batch, check_rows, encode_rows, inference, pad
 from deepnarrow.model.limits import Limits, Output, Search, Stop, Tell, cut, until
 from deepnarrow.model.sample import Sample
-from deepnarrow.model.t5 import PAD, T5
+from deepnarrow.model.t5 import T5
 from deepnarrow.progress import progress as show_progress
 
 __all__ = ["Beam", "Greedy", "Output", "Sample", "Search", "Stop", "cut", "generate", "generate_each", "until"]
@@ -25,7 +25,7 @@ def generate(
     *,
     max_tokens: int = 64,
     min_tokens: int = 0,
-    batch: int = 16,
+    batch: int | None = None,
     eos: int = 1,
     stop: Sequence[Stop] = (),
     vocab_limit: int | None = None,
@@ -37,7 +37,7 @@ def generate(
     inputs       token ids as the encoder reads them, EOS included; 0 is padding and not read
     max_tokens   the most tokens of an answer, its EOS counted; it ends there if it has not ended before
     min_tokens   the fewest tokens before the EOS
-    batch        inputs at once; a beam of 4 has four rows of the model for each
+    batch        inputs at once; a beam of 4 has four rows of the model for each. None: as many as is quick
     stop         further ends: ids, runs of ids, or functions of the ids so far (`until` makes one from texts)
     vocab_limit  ids from here on are never generated; pass `tokenizer.size`
     on_token     called as `on_token(index of the input, id)` when an id is chosen, EOS left out; not with `Beam`
@@ -82,7 +82,7 @@ def generate_each(
     *,
     max_tokens: int = 64,
     min_tokens: int = 0,
-    batch: int = 16,
+    batch: int | None = None,
     eos: int = 1,
     stop: Sequence[Stop] = (),
     vocab_limit: int | None = None,
@@ -95,9 +95,10 @@ def generate_each(
     check_batch(batch)
     check_rows(inputs, model.shape.vocab, "input")
     limits = Limits(max_tokens, min_tokens, eos, tuple(stop), vocab_limit)
+    tokens = budget(next(model.parameters()).device, getattr(search, "width", 1))
     return (
         answered
-        for rows in batches_by_length(inputs, batch)
+        for rows in batches_by_length(inputs, batch, tokens)
         for answered in zip(rows, answer(model, inputs, rows, search, limits, on_token), strict=True)
     )
 
@@ -107,7 +108,6 @@ def answer(
 ) -> list[list[Output]]:
     """Answers for one batch, the inputs whose indices are `rows`."""
     with inference(model) as device:
-        input_BL = pad([inputs[row] for row in rows], device)
-        mask_BL = input_BL != PAD
-        cache = model.start_cache(model.encode(input_BL, mask_BL), mask_BL, limits.max_tokens)
+        memory_BLD, mask_BL = encode_rows(model, pad([inputs[row] for row in rows], device))
+        cache = model.start_cache(memory_BLD, mask_BL, limits.max_tokens)
         return search.answers(model, cache, limits, rows, tell)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from deepnarrow.errors import UserError
-from deepnarrow.model.inference import batches_by_length, check_batch, check_rows, inference, pad
-from deepnarrow.model.t5 import PAD, T5, shift_right
+from deepnarrow.model.inference import batches_by_length, budget, check_batch, check_rows, encode_rows, inference, pad
+from deepnarrow.model.t5 import T5, shift_right
 from deepnarrow.progress import progress as show_progress
 
+TOGETHER = 32  # rows of the decoder, inputs times choices, below which several choices are read at once
 LOGITS = 2**25  # most logits at once, 128 MiB in float32: long targets of a large vocabulary would need gigabytes
 
 
@@ -27,14 +28,15 @@ def score(
     inputs: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
     *,
-    batch: int = 32,
+    batch: int | None = None,
     normalise: bool = False,
     progress: bool = False,
 ) -> list[float]:
     """log p(target | input) of each pair, in nats, summed over the target's tokens as given (so with its EOS).
 
-    `normalise` divides by the number of tokens. Logits of a model in any dtype are normalised in float32. Raises
-    `UserError` for unequal numbers, for rows without tokens, for ids outside the vocabulary.
+    `batch` inputs at once, None: as many as is quick. `normalise` divides by the number of tokens. Logits of a model in
+    any dtype are normalised in float32. Raises `UserError` for unequal numbers, for rows without tokens, for ids
+    outside the vocabulary.
     """
     check_batch(batch)
     if len(inputs) != len(targets):
@@ -43,15 +45,14 @@ def score(
     check_rows(targets, model.shape.vocab, "target")
     both = [[*source, *target] for source, target in zip(inputs, targets, strict=True)]
     found = np.zeros(len(inputs))
+    tokens = budget(next(model.parameters()).device)
     with show_progress("score", len(inputs)) if progress else nullcontext() as bar:
-        for rows in batches_by_length(both, batch):
+        for rows in batches_by_length(both, batch, tokens):
             with inference(model) as device:
-                input_BL = pad([inputs[row] for row in rows], device)
-                mask_BL = input_BL != PAD
+                memory_BLD, mask_BL = encode_rows(model, pad([inputs[row] for row in rows], device))
                 chosen = [targets[row] for row in rows]
                 target_BT = pad(chosen, device)
-                memory_BLD = model.encode(input_BL, mask_BL)
-                hidden_BTD = model.decode_hidden(shift_right(target_BT), memory_BLD, model.memory_mask(mask_BL))
+                hidden_BTD = model.decode_hidden(shift_right(target_BT), memory_BLD, mask_BL)
                 found[rows] = summed(model, hidden_BTD, target_BT, [len(target) for target in chosen])
             if bar:
                 bar.advance(len(rows))
@@ -63,7 +64,7 @@ def rank(
     inputs: Sequence[Sequence[int]],
     choices: Sequence[Sequence[int]],
     *,
-    batch: int = 32,
+    batch: int | None = None,
     normalise: bool = False,
     progress: bool = False,
 ) -> np.ndarray:
@@ -78,8 +79,9 @@ def rank(
     check_rows(inputs, model.shape.vocab, "input")
     check_rows(choices, model.shape.vocab, "choice")
     found = np.zeros((len(inputs), len(choices)))
+    tokens = budget(next(model.parameters()).device)
     with show_progress("rank", len(inputs)) if progress else nullcontext() as bar:
-        for rows in batches_by_length(inputs, batch):
+        for rows in batches_by_length(inputs, batch, tokens):
             with inference(model) as device:
                 found[rows] = _rank(model, pad([inputs[row] for row in rows], device), choices, batch)
             if bar:
@@ -96,13 +98,13 @@ def choose(scores_NC: np.ndarray) -> list[int]:
     return scores_NC.argmax(-1).tolist()
 
 
-def _rank(model: T5, input_BL: Tensor, choices: Sequence[Sequence[int]], batch: int) -> np.ndarray:
+def _rank(model: T5, input_BL: Tensor, choices: Sequence[Sequence[int]], batch: int | None) -> np.ndarray:
     """[B, C]. A full batch takes one choice at a time, so that nothing is copied; a small one takes several."""
-    mask_BL = input_BL != PAD
+    memory_BLD, mask_BL = encode_rows(model, input_BL)
     longest = max(len(choice) for choice in choices)
-    cache = model.start_cache(model.encode(input_BL, mask_BL), model.memory_mask(mask_BL), longest)
+    cache = model.start_cache(memory_BLD, mask_BL, longest)
     inputs = len(input_BL)
-    together = max(1, batch // inputs)
+    together = max(1, (batch or TOGETHER) // inputs)
     order = sorted(range(len(choices)), key=lambda index: len(choices[index]))  # alike in length, little padding
     found = np.zeros((inputs, len(choices)))
     for start in range(0, len(order), together):
