@@ -124,11 +124,18 @@ def add(task: Task) -> Task:
 
 
 def get(name: str) -> Task:
-    """Find a task by name; an unknown one is a `UserError` with the nearest names."""
+    """Find a task by name, or make one of a user's file or folder (see own.py).
+
+    An unknown name is a `UserError` with the nearest ones.
+    """
     known = names()
-    if name not in TASKS:
-        raise UserError(f"unknown task {name!r}; {nearest(name, known)}")
-    return TASKS[name]
+    if name in TASKS:
+        return TASKS[name]
+    from deepnarrow.tasks import own
+
+    if own.is_path(name):
+        return own.own_task(name)
+    raise UserError(f"unknown task {name!r}; {nearest(name, known)} (Or give a file of your own, as in mytask.jsonl.)")
 
 
 def names() -> list[str]:
@@ -206,7 +213,8 @@ def load(task: Task, split: str, *, data: Path | None = None, limit: int | None 
                 break
     origin = ", ".join(source.origin() for source in opened)
     if not pairs:
-        raise UserError(f"no row with an answer for task {task.name} in {origin}: {skipped} rows were read")
+        remedy = "; a folder with train.jsonl and validation.jsonl leaves nothing to chance" if task.made_from else ""
+        raise UserError(f"no row with an answer for task {task.name} in {origin}: {skipped} rows were read{remedy}")
     return Loaded(pairs, origin, skipped)
 
 
