@@ -249,8 +249,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """The package `datasets` as far as it is used: it writes down what it is asked for."""
     asked: list[tuple] = []
 
-    def load_dataset(name, config, *, split, streaming):
-        asked.append((name, config, split, streaming))
+    def load_dataset(name, config, *, split, streaming, **more):
+        asked.append((name, config, split, streaming, *more.items()))
         if name == "no/where":
             raise ConnectionError("Couldn't reach\nthe hub")
         return iter(RECORDS)
@@ -266,6 +266,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         ("hub:allenai/c4:en", ("allenai/c4", "en", "train", True)),
         ("hub:allenai/c4:validation", ("allenai/c4", None, "validation", True)),
         ("hub:allenai/c4:en:validation", ("allenai/c4", "en", "validation", True)),
+        ("hub:a/b@v1:en:test", ("a/b", "en", "test", True, ("revision", "v1"))),
+        (
+            "hub:a/b@refs/convert/parquet:en:test",
+            ("a/b", None, "test", True, ("revision", "refs/convert/parquet"), ("data_dir", "en")),
+        ),
     ],
 )
 def test_hub_names(spec: str, asked_for: tuple, hub: list[tuple]) -> None:
@@ -283,7 +288,7 @@ def test_hub_names_that_are_none(spec: str, hub: list[tuple]) -> None:
 
 def test_hub_out_of_reach(hub: list[tuple]) -> None:
     with pytest.raises(
-        UserError, match=r"cannot read hub:no/where from the hub \(ConnectionError: Couldn't reach the hub\)"
+        UserError, match=r"hub:no/where from the hub \(ConnectionError: Couldn't reach the hub\); it needs the network"
     ):
         list(documents("hub:no/where"))
 

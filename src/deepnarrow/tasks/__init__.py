@@ -84,7 +84,10 @@ SPLIT_FILE = re.compile(
 
 
 def hub(dataset: str, split: str, *, config: str | None = None, start: int = 0, stop: int | None = None) -> Source:
-    """A split of a data set on the Hugging Face hub, or its rows from `start` to before `stop`."""
+    """A split of a data set on the Hugging Face hub, or its rows from `start` to before `stop`.
+
+    "owner/name@revision" reads another revision than the newest.
+    """
     spec = ":".join(part for part in ("hub", dataset, config, split) if part)
 
     def rows() -> Iterable[Row]:
@@ -100,8 +103,9 @@ def revision(dataset: str) -> str:
     """The commit that the hub serves now; asked for, never assumed."""
     from huggingface_hub import dataset_info
 
+    name, _, branch = dataset.partition("@")
     try:
-        return dataset_info(dataset).sha or "an unknown revision"
+        return dataset_info(name, revision=branch or None).sha or "an unknown revision"
     except Exception:  # the network went away, or the files came out of a cache; the rows are read all the same
         return "an unknown revision"
 

@@ -152,6 +152,12 @@ def same_referent(prediction: str, noun: str) -> float:
     return float(found <= wanted or wanted <= found)
 
 
+def referents(predictions: Sequence[str], pairs: Sequence[Pair]) -> np.ndarray:
+    """[n], the items of `same_referent`; naming nothing is wrong, even where the noun asked about is the wrong one."""
+    named = np.array([bool({*text.lower().split()} - DETERMINERS) for text in predictions], dtype=float)
+    return best(same_referent)(predictions, pairs) * named
+
+
 def same_label(prediction: str, label: str) -> float:
     return float(prediction.strip() == label.strip())
 
@@ -295,7 +301,7 @@ token_f1 = Metric("token_f1", best(token_overlap))
 accuracy = Metric("accuracy", best(same_label))
 trivia_exact_match = Metric("trivia_exact_match", best(trivia_same_answer))
 trivia_f1 = Metric("trivia_f1", best(trivia_token_overlap))
-wsc_accuracy = Metric("wsc_accuracy", best(same_referent))
+wsc_accuracy = Metric("wsc_accuracy", referents)
 matthews = Metric("matthews", label_table, OfMeans(matthews_percent))
 macro_f1 = Metric("macro_f1", class_table, OfMeans(macro_f1_percent))
 multirc_f1 = Metric("multirc_f1", summed_by_group(positive_table("True")), OfMeans(f1_percent), grouped=True)

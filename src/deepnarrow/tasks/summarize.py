@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from deepnarrow.tasks import Pair, Row, Task, add, answers, column, hub, text
 from deepnarrow.tasks.baselines import FIRST_SENTENCE, FIRST_THREE, FIRST_THREE_LINES
 from deepnarrow.tasks.metrics import rouge1, rouge2, rougeL, rougeLsum
+from deepnarrow.text.sources import PARQUET_COPY
 
 DIALOGUE = ("document", "dialogue")
 
@@ -62,6 +63,7 @@ def summarized(document: str, accepted: Sequence[str]) -> Pair | None:
 
 
 CNN_DAILYMAIL = "abisee/cnn_dailymail"
+XSUM, SCITLDR = (f"{name}@{PARQUET_COPY}" for name in ("EdinburghNLP/xsum", "allenai/scitldr"))
 SPLITS = ("train", "validation", "test")
 
 add(
@@ -86,7 +88,7 @@ add(
         version=2,  # 2: a beam of 4
         about="XSum: a BBC article in one sentence",
         paper="arXiv:1808.08745",
-        sources={split: hub("EdinburghNLP/xsum", split) for split in SPLITS},
+        sources={split: hub(XSUM, split, config="default") for split in SPLITS},
         to_pair=xsum_pair,
         metrics=(rouge1, rouge2, rougeL, rougeLsum),
         baseline=FIRST_SENTENCE,
@@ -134,7 +136,7 @@ add(
         version=1,
         about="SciTLDR: a paper's abstract in one sentence; several references",
         paper="arXiv:2004.15011",
-        sources={split: hub("allenai/scitldr", split, config="Abstract") for split in SPLITS},
+        sources={split: hub(SCITLDR, split, config="Abstract") for split in SPLITS},
         to_pair=scitldr_pair,
         metrics=(rouge1, rouge2, rougeL, rougeLsum),
         baseline=FIRST_SENTENCE,

@@ -31,6 +31,7 @@ BUILTIN = ("builtin:python", TRAIN)
 WHOLE = 2**20  # characters; a longer text file is cut
 PIECE = 100_000  # characters at which the next blank line ends a document of a long file
 SPLITS = ("train", "validation", "test")
+PARQUET_COPY = "refs/convert/parquet"  # of a data set whose own files are a script, which `datasets` no longer runs
 BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 
@@ -186,8 +187,13 @@ def end_of_piece(text: str, start: int) -> int:
 
 
 def hub_records(spec: str) -> Iterator[Record]:
-    """Stream a data set: hub:OWNER/NAME, then :CONFIGURATION and :SPLIT where wanted; by default the split "train"."""
-    name, *parts = spec.removeprefix("hub:").split(":")
+    """Stream a data set: hub:OWNER/NAME, then :CONFIGURATION and :SPLIT where wanted; by default the split "train".
+
+    hub:OWNER/NAME@REVISION reads another revision. The hub's own Parquet copy is one (`PARQUET_COPY`); in it each
+    configuration is a folder.
+    """
+    whole, *parts = spec.removeprefix("hub:").split(":")
+    name, _, revision = whole.partition("@")
     if not name or len(parts) > 2 or name.count("/") > 1:
         raise UserError(
             f"cannot read {spec}; write hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME:CONFIG:SPLIT"
@@ -200,11 +206,17 @@ def hub_records(spec: str) -> Iterator[Record]:
         raise UserError(
             f"reading {spec} needs the package `datasets`: pip install 'deepnarrow[data]', or give a local file"
         ) from None
+    chosen = {"revision": revision} if revision else {}
+    if revision == PARQUET_COPY and config:
+        chosen["data_dir"], config = config, None
     try:
-        for number, fields in enumerate(load_dataset(name, config, split=split, streaming=True), start=1):
+        for number, fields in enumerate(load_dataset(name, config, split=split, streaming=True, **chosen), start=1):
             yield Record(number, dict(fields))
     except UserError:
         raise
     except Exception as error:  # network, missing data set, wrong split: the library raises many kinds
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"cannot read {spec} from the hub ({type(error).__name__}: {reason})") from None
+        raise UserError(
+            f"cannot read {spec} from the hub ({type(error).__name__}: {reason}); "
+            "it needs the network and the right names, or give local files"
+        ) from None
