@@ -13,6 +13,7 @@ from deepnarrow.model.t5 import T5
 from deepnarrow.shapes import parse
 from deepnarrow.text.tokenizer import load
 
+Capture = pytest.CaptureFixture[str]
 QUICK = ("--batch", "8", "--input-length", "40", "--learning-rate", "0.02", "--no-tensorboard", "--device", "cpu")
 
 
@@ -106,3 +107,92 @@ def test_mistakes_take_one_line(model: Path, data: Path, tmp_path: Path, capsys:
     lone = ("--task", "sst2", "--data", data / "train.jsonl")
     assert "other examples than those of" in refused(capsys, model, *lone, *out, "--eval-every", 2)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def rows(path: Path, lines: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_mixture_of_tasks_is_chosen_by_their_average(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    for split, count in (("train", 40), ("validation", 10)):
+        films = [{"sentence": f"{'good' if n % 2 else 'bad'} film {n}", "label": n % 2} for n in range(count)]
+        rows(tmp_path / "tasks" / "sst2" / f"{split}.jsonl", films)
+        said = [{"sentence": f"{'we go' if n % 2 else 'go we'} {n}", "label": n % 2} for n in range(count)]
+        rows(tmp_path / "tasks" / "cola" / f"{split}.jsonl", said)
+    out = tmp_path / "run"
+    command = (model, "--task", "sst2,cola", "--data", tmp_path / "tasks", "--out", out, "--steps", 30, *QUICK)
+    assert run(*command, "--eval-every", 15, "--mixture", "size,limit=20") == 0
+    assert f"evaluate {out} --task sst2,cola --data {tmp_path / 'tasks'}" in capsys.readouterr().out
+    judged = [row for row in read_json_lines(out / "log.jsonl") if "average" in row]
+    assert [row["step"] for row in judged] == [15, 30]
+    for row in judged:
+        assert row["average"] == pytest.approx((row["sst2/accuracy"] + row["cola/matthews"]) / 2)
+    found = read_json(out / "run.json")
+    assert (found["origin"]["task"], found["origin"]["pairs"]) == (["sst2", "cola"], [40, 40])
+    assert found["config"]["mixture"] == "size,limit=20"
+
+
+def test_a_file_of_ones_own_needs_no_code(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    from deepnarrow.tasks import own
+
+    lines = [
+        {"body": f"{'pay' if n % 2 else 'ship'} order {n}", "team": "money" if n % 2 else "post"} for n in range(80)
+    ]
+    file = rows(tmp_path / "tickets.jsonl", lines)
+    out = tmp_path / "run"
+    words = ("--task", file, "--input-template", "ticket: {body}", "--target-template", "{team}", "--out", out)
+    assert run(model, *words, "--steps", 40, "--eval-every", 40, *QUICK) == 0
+    said = capsys.readouterr().out
+    assert "accuracy 100.00" in said
+    assert f"next: deepnarrow evaluate {out}\n" in said
+    spec = read_json(out / "run.json")["origin"]["task_spec"]
+    assert own.from_spec(spec).labels == ("money", "post")
+    assert "no such file" in refused(capsys, model, "--task", tmp_path / "gone.csv", "--out", tmp_path / "no")
+    assert "body" in refused(capsys, model, *words[:3], "ticket: {boddy}", *words[4:6], "--out", tmp_path / "no")
+    sst2 = ("--task", "sst2", "--input-template", "{sentence}", "--out", tmp_path / "no")
+    assert "are for a file of your own" in refused(capsys, model, *sst2)
+
+
+def test_several_seeds_in_one_command(model: Path, data: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "runs"
+    command = (model, "--task", "sst2", "--data", data, "--out", out, "--steps", 3, *QUICK)
+    assert run(*command, "--seeds", "3,5", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["run"] for one in found] == [str(out / "seed-3"), str(out / "seed-5")]
+    assert [read_json(out / f"seed-{n}" / "run.json")["config"]["seed"] for n in (3, 5)] == [3, 5]
+    one, other = ((out / f"seed-{n}/checkpoints/step-00000003/model.safetensors").read_bytes() for n in (3, 5))
+    assert one != other
+    assert run(*command[:5], *command[5:], "--seed", 3, "--out", tmp_path / "alone") == 0
+    assert (tmp_path / "alone/checkpoints/step-00000003/model.safetensors").read_bytes() == one
+    capsys.readouterr()
+    assert "not both" in refused(capsys, *command, "--seeds", "2", "--seed", 1)
+    assert "cannot read --seeds" in refused(capsys, *command, "--seeds", "a,b")
+    assert "is a single run" in refused(capsys, *command, "--out", tmp_path / "alone", "--seeds", "2")
+
+
+def test_early_stopping_and_a_named_metric(model: Path, data: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "run"
+    command = (model, "--task", "cola", "--data", data, "--out", out, "--steps", 200, "--eval-every", 10, *QUICK)
+    assert run(*command, "--patience", 2, "--best", "accuracy", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["best"]["metric"] == "accuracy"
+    assert found["step"] == found["best"]["step"] + 20 < 200
+    assert "gives 'f1'" in refused(capsys, *command, "--best", "f1")
+    assert "patience counts evaluations" in refused(capsys, *command[:7], *QUICK, "--patience", 2)
+
+
+def test_the_closed_book_protocols_choose_their_splits(model: Path, tmp_path: Path) -> None:
+    for split, count in (("train", 30), ("validation", 4)):
+        asked = [{"question": f"who wrote book {n}", "answers": [f"writer {n}"]} for n in range(count)]
+        rows(tmp_path / "nq" / f"{split}.jsonl", asked)
+    for recipe, pairs, judged in (("ssm_nq", 34, 0), ("ssm-nqo", 30, 2)):
+        out = tmp_path / recipe
+        words = ("--task", "nq_open", "--data", tmp_path / "nq", "--recipe", recipe, "--steps", 2, "--batch", 8)
+        every = ("--eval-every", 1) if judged else ()
+        assert (
+            run(model, *words, *every, "--dtype", "float32", "--no-tensorboard", "--device", "cpu", "--out", out) == 0
+        )
+        assert read_json(out / "run.json")["origin"]["pairs"] == pairs
+        assert len([row for row in read_json_lines(out / "log.jsonl") if "exact_match" in row]) == judged

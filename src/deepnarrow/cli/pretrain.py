@@ -177,7 +177,7 @@ def pretrain(
     )
     folder = str(out)
     then = shlex.join(["deepnarrow", "finetune", folder, "--task", "TASK", "--out", f"{folder.rstrip('/')}-TASK"])
-    training.report(result, config, as_json=as_json, then=f"{then}   (tasks: deepnarrow evaluate --list)")
+    training.report([result], config, as_json=as_json, then=f"{then}   (tasks: deepnarrow evaluate --list)")
 
 
 def told(

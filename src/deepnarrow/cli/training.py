@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -197,34 +197,43 @@ def first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def report(result: "Result", config: "Config", *, as_json: bool, then: str) -> None:
-    """How the run ended and, for people, what to do next."""
+def report(results: "Sequence[Result]", config: "Config", *, as_json: bool, then: str) -> None:
+    """How the run, or each of several, ended and, for people, what to do next."""
     if not first_rank():
         return
-    from deepnarrow.model.folder import checkpoint
-
     if as_json:
-        values = {
-            "run": str(result.folder),
-            "checkpoint": str(checkpoint(result.folder)),
-            "shape": config.shape,
-            "step": result.step,
-            "loss": result.loss,
-            "held_out_loss": result.held_out_loss,
-            "scores": result.scores,
-            "tokens_per_second": result.tokens_per_second,
-            "best": None if result.best is None else vars(result.best),
-        }
-        print(json.dumps(values, indent=2))
+        every = [described(result, config) for result in results]
+        print(json.dumps(every if len(every) > 1 else every[0], indent=2))
         return
+    for result in results:
+        print(f"{result.folder}: {config.shape}, step {result.step:,}: {outcome(result)}")
+    print(f"next: {then}")
+
+
+def outcome(result: "Result") -> str:
     found = [f"loss {result.loss:.3f}"] if result.loss is not None else []
     if result.held_out_loss is not None:
         found.append(f"held-out loss {result.held_out_loss:.3f}")
     found += [f"{name} {value:.2f}" for name, value in result.scores.items()]
     if result.best is not None and result.best.step != result.step:
         found.append(f"best {result.best.metric} {result.best.value:.3f} at step {result.best.step:,}")
-    print(f"{result.folder}: {config.shape}, step {result.step:,}: {', '.join(found)}")
-    print(f"next: {then}")
+    return ", ".join(found)
+
+
+def described(result: "Result", config: "Config") -> dict[str, Any]:
+    from deepnarrow.model.folder import checkpoint
+
+    return {
+        "run": str(result.folder),
+        "checkpoint": str(checkpoint(result.folder)),
+        "shape": config.shape,
+        "step": result.step,
+        "loss": result.loss,
+        "held_out_loss": result.held_out_loss,
+        "scores": result.scores,
+        "tokens_per_second": result.tokens_per_second,
+        "best": None if result.best is None else vars(result.best),
+    }
 
 
 def say(line: str) -> None:

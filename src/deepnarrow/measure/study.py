@@ -31,7 +31,7 @@ from deepnarrow.text.sources import documents
 from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.text.train_tokenizer import train as train_tokenizer
 from deepnarrow.train.config import Config
-from deepnarrow.train.finetune import finetune
+from deepnarrow.train.finetune import Lesson, finetune
 from deepnarrow.train.pretrain import fit_vocab, pretrain
 from deepnarrow.train.recipes import finetune_miniature, miniature
 
@@ -135,10 +135,8 @@ class Work:
         config = finetune_miniature(shape, **settings({"input_length": task.input_tokens, **plan.training}, seed=seed))
         self.say(f"{self.where}: fine-tuning on {task.name}, {config.steps:,} steps of {config.batch} examples")
         run = self.run(shape, seed, task.name)
-        finetune(
-            config, start, task, pairs_of(plan, task, plan.train_split, plan.train_items), run,
-            device=self.device, peak_flops=self.peak_flops(config),
-        )  # fmt: skip
+        lesson = Lesson(task, pairs_of(plan, task, plan.train_split, plan.train_items))
+        finetune(config, start, [lesson], run, device=self.device, peak_flops=self.peak_flops(config))
         self.judge(run, shape, seed, plan, task, config)
 
     def judge(self, run: Path, shape: str, seed: int, plan: TaskPlan, task: Task, config: Config) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from deepnarrow.errors import UserError
+from deepnarrow.errors import UserError, nearest
 from deepnarrow.model.t5 import T5
 from deepnarrow.progress import Bar, progress
 from deepnarrow.shapes import Shape
@@ -66,6 +66,7 @@ def train(
     device: torch.device,
     held_out: Sequence[Batch] = (),
     evaluate: Evaluate | None = None,
+    best: str | None = None,
     kind: str,
     origin: Mapping[str, Any],
     peak_flops: float | None = None,
@@ -78,12 +79,13 @@ def train(
     """Train `model` in place and keep the run in `out`; go on where a run of the same config was left there.
 
     `batches(n)` is the data of step n, from 0. Every `eval_every` steps and at the end, `held_out` gives a loss and
-    `evaluate` scores, its first one the metric that "best" means; without it the held-out loss is. `peak_flops`, in
-    FLOP/s, turns speed into a share of the peak. `origin["fingerprints"]` must be the same when a run goes on. `began`
-    is told the step to go on from, once nothing is left that could refuse. Every rank of a job calls this with the same
-    arguments; rank 0 alone writes records and is told that the run began. `execution` may change when a run goes on.
-    `learner` says what is trained and how it is kept (learner.py). With the config's `patience`, the run ends early
-    once so many evaluations in a row have brought no better one.
+    `evaluate` scores. The best checkpoint is the best by `best`, one of these scores or "held_out_loss"; else by the
+    first score; without scores, by the held-out loss. `peak_flops`, in FLOP/s, turns speed into a share of the peak.
+    `origin["fingerprints"]` must be the same when a run goes on. `began` is told the step to go on from, once nothing
+    is left that could refuse. Every rank of a job calls this with the same arguments; rank 0 alone writes records and
+    is told that the run began. `execution` may change when a run goes on. `learner` says what is trained and how it is
+    kept (learner.py). With the config's `patience`, the run ends early once so many evaluations in a row have brought
+    no better one.
 
     Raises `UserError` where `out` belongs to another run, a checkpoint is damaged, or a number is no longer finite;
     `Interrupted` after SIGINT or SIGTERM, with everything saved.
@@ -111,7 +113,7 @@ def train(
         saver = checkpoint.Saver(out, job, beside=execution.async_save, learner=learner)
         run = _Run(
             config=config, model=model, optimizer=optimizer, state=state, out=out, tokenizer=tokenizer, job=job,
-            saver=saver, held_out=held_out, evaluate=evaluate, peak_flops=peak_flops, learner=learner,
+            saver=saver, held_out=held_out, evaluate=evaluate, peak_flops=peak_flops, learner=learner, best=best,
         )  # fmt: skip
         if began is not None and job.first:
             began(state.step)
@@ -147,6 +149,7 @@ class _Run:
     held_out: Sequence[Batch]
     evaluate: Evaluate | None
     peak_flops: float | None  # of one rank
+    best: str | None  # the metric that chooses
     saved: int = field(init=False)  # step of the last checkpoint
     asked: bool = field(init=False, default=False)  # to stop, on any rank
 
@@ -305,8 +308,10 @@ class _Run:
         state.evaluated = state.step
         state.held_out_loss = judged.get(HELD_OUT_LOSS)
         state.scores = {name: value for name, value in judged.items() if name != HELD_OUT_LOSS}
-        metric, value = next(iter(judged.items()))
-        found = Best(state.step, metric, value)
+        metric = self.best or next(iter(judged))
+        if metric not in judged:
+            raise UserError(f"no evaluation gives {metric!r}; {nearest(metric, judged)}")
+        found = Best(state.step, metric, judged[metric])
         if not found.beats(state.best):
             return False
         state.best = found
