@@ -211,9 +211,9 @@ def test_work_is_done_once_and_finished_rows_leave(
     block = trained.decoder.blocks[0].cross_attention
     look = block.look_at
 
-    def counted_encode(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def counted_encode(ids: torch.Tensor, *others: object, **named: object) -> torch.Tensor:
         seen.encoded += len(ids)
-        return encode(ids, mask)
+        return encode(ids, *others, **named)
 
     def counted_look(memory: torch.Tensor) -> object:
         seen.crossed += len(memory)

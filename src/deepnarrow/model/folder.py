@@ -3,9 +3,11 @@
 A name is one of
     RUN/run.json, checkpoints.json        a run: its best checkpoint if one is marked, else its last
     FOLDER/config.json + weights          a Hugging Face folder; every checkpoint of a run is one
+    FOLDER/adapter_config.json + weights  an adapter over another model (adapters.py), PEFT's or of a run
     owner/name, owner/name@revision       the hub, by way of its cache
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,8 @@ from safetensors.torch import save_file
 
 from deepnarrow.errors import UserError, nearest
 from deepnarrow.files import read_json, whole_folder, write_json
-from deepnarrow.model import hub_files
+from deepnarrow.model import adapters, hub_files
+from deepnarrow.model.lora import adapted, merge
 from deepnarrow.model.published import read_config, write_config
 from deepnarrow.model.t5 import NO_FLOAT16, T5
 from deepnarrow.model.tensors import read_tensors
@@ -33,6 +36,7 @@ class Opened(NamedTuple):
     tokenizer: Tokenizer | None  # None where the folder has none
     shape: Shape
     origin: str  # the folder read, or "owner/name@commit"
+    adapter: Path | None = None  # the folder of an adapter, where there is one; its LoRA is merged into the model
 
 
 class Found(NamedTuple):
@@ -47,14 +51,25 @@ def open_model(
     dtype: torch.dtype = torch.float32,
     dropout: float = 0.0,
     revision: str | None = None,
+    base: str | Path | None = None,
 ) -> Opened:
     """Open a run folder, a Hugging Face T5 folder or a hub name. Anything broken or not a T5 is a `UserError`.
 
-    Weights in float16, bfloat16 or float64 files become `dtype`, which may be float32 or bfloat16.
+    Weights in float16, bfloat16 or float64 files become `dtype`, which may be float32 or bfloat16. Of an adapter its
+    base model is opened too, the one it names or `base`: LoRA is merged into it, a soft prompt is its `prompt`.
     """
     if dtype not in DTYPES.values():
         raise UserError(NO_FLOAT16 if dtype is torch.float16 else f"models run in {' or '.join(DTYPES)}, not {dtype}")
     found = find(name, revision)
+    if (found.folder / "head.json").is_file():
+        raise UserError(
+            f"{found.origin} is an encoder with a head, which writes no text: score it with `deepnarrow evaluate "
+            f"{name} --task T`, get vectors with `deepnarrow embed {name}`, or open it with model.heads.open_head"
+        )
+    if adapters.is_adapter(found.folder):
+        return open_adapter(found, base, device=device, dtype=dtype, dropout=dropout)
+    if base is not None:
+        raise UserError(f"{found.origin} is a whole model and needs no base")
     model = read_model(found.folder, dtype=dtype, dropout=dropout)
     tokenizer = read_tokenizer(found.folder)
     if tokenizer is not None and tokenizer.size > model.shape.vocab:
@@ -63,6 +78,42 @@ def open_model(
             "of embedding, so the two do not belong together"
         )
     return Opened(model.to(device).eval(), tokenizer, model.shape, found.origin)
+
+
+def open_adapter(
+    found: Found, base: str | Path | None, *, device: str | torch.device, dtype: torch.dtype, dropout: float
+) -> Opened:
+    """An adapter on its base model. Merged in float32, whatever the dtype then asked for."""
+    adapter = adapters.read_adapter(found.folder)
+    under = open_base(adapter, base, dropout)
+    if under.model.prompt is not None:
+        raise UserError(f"{under.origin} is a soft prompt itself; a prompt or LoRA over it is not supported")
+    adapters.check_base(adapter, under.model, under.origin)
+    adapters.apply(adapter, under.model)
+    model = merge(under.model) if adapter.lora is not None else under.model
+    return under._replace(
+        model=model.to(device, dtype).requires_grad_(True).eval(), origin=found.origin, adapter=found.folder
+    )
+
+
+def open_base(adapter: adapters.Adapter, base: str | Path | None, dropout: float) -> Opened:
+    named = base if base is not None else adapter.base.origin if adapter.base else None
+    if named is None:
+        raise UserError(
+            f"{adapter.folder} does not say which model it adapts; write the folder or hub name into its "
+            f"{adapters.CONFIG} as base_model_name_or_path, or call open_model(..., base=...)"
+        )
+    if Path(named).is_dir() and Path(named).resolve() == adapter.folder.resolve():
+        raise UserError(f"{adapter.folder} names itself as the model it adapts; name its base")
+    try:
+        return open_model(named, dropout=dropout)
+    except UserError as error:
+        if base is not None:
+            raise
+        raise UserError(
+            f"{adapter.folder} adapts {named}, which cannot be opened ({str(error).rstrip('.')}); name its new "
+            f"place as base_model_name_or_path in {adapter.folder / adapters.CONFIG}, or call open_model(..., base=...)"
+        ) from None
 
 
 def find(name: str | Path, revision: str | None = None) -> Found:
@@ -146,6 +197,10 @@ def save_model(model: T5, tokenizer: Tokenizer | None, folder: Path) -> None:
     Knobs a published T5 does not have are written out as equal tensors; our loader makes them one again. A folder that
     holds anything but a model is not replaced.
     """
+    if model.prompt is not None or adapted(model):
+        raise UserError(
+            "a Hugging Face folder holds whole models: merge LoRA first; a soft prompt is an adapter over its model"
+        )
     check_replaceable(folder)
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
     eos = tokenizer.eos if tokenizer else 1
@@ -165,12 +220,14 @@ def generation_config(eos: int) -> dict[str, int]:
     return {"decoder_start_token_id": 0, "eos_token_id": eos, "pad_token_id": 0}
 
 
-def check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path, also: Sequence[str] = ()) -> None:
+    """Refuse a folder that holds anything but a model's files and those named in `also`."""
     if folder.is_file():
         raise UserError(f"{folder} is a file; name a folder to write the model to")
     if not folder.is_dir():
         return
-    others = sorted(path.name for path in folder.iterdir() if not any(path.match(pattern) for pattern in REPLACED))
+    known = (*REPLACED, *also)
+    others = sorted(path.name for path in folder.iterdir() if not any(path.match(pattern) for pattern in known))
     if others:
         raise UserError(
             f"{folder} holds more than a model ({listed(others)}) and writing would replace all of it; "

@@ -9,6 +9,7 @@ SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json", "s
 VOCABULARY = ("tokenizer.json", "spiece.model", "sentencepiece.model", "tokenizer.model", "added_tokens.json")
 SAFE = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 OLD = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")  # PEFT's, beside no model at all
 
 HTTP = ("httpx", "httpx2", "requests")  # what huggingface_hub speaks through, by its version
 
@@ -33,7 +34,7 @@ def fetch(name: str, revision: str | None = None) -> Fetched:
         validate_repo_id(name)
     except HFValidationError:
         raise UserError(f"{name!r} is neither a folder nor a hub name such as google/t5-efficient-tiny") from None
-    folder = snapshot(name, revision, [*SETTINGS, *VOCABULARY, *SAFE])
+    folder = snapshot(name, revision, [*SETTINGS, *VOCABULARY, *SAFE, *ADAPTER])
     if not any(folder.glob("*.safetensors")):
         folder = snapshot(name, revision, [*SETTINGS, *VOCABULARY, *OLD])
     return Fetched(folder, f"{name}@{folder.name}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepnarrow.errors import UserError
+from deepnarrow.model.prompt import Prompts
 from deepnarrow.model.t5 import PAD, T5
 
 Row = TypeVar("Row", bound=Hashable)
@@ -113,16 +114,17 @@ def distinct(rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
     return list(places), where
 
 
-def encode_rows(model: T5, input_BL: Tensor) -> tuple[Tensor, Tensor]:
+def encode_rows(model: T5, input_BL: Tensor, prompts: Prompts | None = None) -> tuple[Tensor, Tensor]:
     """The encoder's output [B, L, D] and its mask, for rows sorted by length, the longest first.
 
-    On a CPU in pieces of `PIECE` tokens, each only as wide as its own rows. With a learned prompt L is longer by it.
+    On a CPU in pieces of `PIECE` tokens, each only as wide as its own rows. With a learned prompt, the model's or the
+    rows' own `prompts`, L is longer by it.
     """
     mask_BL = input_BL != PAD
-    whole_BL = model.memory_mask(mask_BL)
+    whole_BL = model.memory_mask(mask_BL, prompts)
     rows, length = input_BL.shape
     if input_BL.device.type != "cpu" or rows * length <= PIECE:
-        return model.encode(input_BL, mask_BL), whole_BL
+        return model.encode(input_BL, mask_BL, prompts=prompts), whole_BL
     at_L = torch.arange(1, length + 1)
     used_B = (mask_BL * at_L).amax(-1).tolist()  # up to each row's last token
     parts = []
@@ -130,7 +132,9 @@ def encode_rows(model: T5, input_BL: Tensor) -> tuple[Tensor, Tensor]:
     while at < rows:
         size = max(1, PIECE // max(1, used_B[at]))
         wide = max(used_B[at : at + size])
-        part_BLD = model.encode(input_BL[at : at + size, :wide], mask_BL[at : at + size, :wide])
+        here = slice(at, at + size)
+        part = None if prompts is None else prompts.of(here)
+        part_BLD = model.encode(input_BL[here, :wide], mask_BL[here, :wide], prompts=part)
         parts.append(F.pad(part_BLD, (0, 0, 0, whole_BL.shape[1] - part_BLD.shape[1])))
         at += size
     return torch.cat(parts), whole_BL

@@ -25,6 +25,11 @@ class Prompts(NamedTuple):
     vectors_BPD: Tensor
     mask_BP: Tensor | None = None
 
+    def of(self, rows: slice) -> "Prompts":
+        """Those of some rows."""
+        vectors_BPD = self.vectors_BPD if len(self.vectors_BPD) == 1 else self.vectors_BPD[rows]
+        return Prompts(vectors_BPD, None if self.mask_BP is None else self.mask_BP[rows])
+
     def before(self, x_BLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Prompt and input in one sequence, and its mask."""
         rows = len(mask_BL)

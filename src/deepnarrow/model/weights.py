@@ -5,6 +5,7 @@ each stand for some equal parts of a plain T5, so such a model is published by w
 read back by checking that they are still equal (`collapse`). The expanded model computes the same function.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -135,6 +136,16 @@ def settle(tensors: Mapping[str, Tensor], shape: Shape, *, scaled: bool, where: 
 
 def expand(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
     """The state of a `T5(plain(shape))` that computes what this state of a `T5(shape)` does."""
+    whole = written_out(state, shape)
+    return {name: whole[name] for name in sizes(plain(shape))}
+
+
+def written_out(state: Mapping[str, Tensor], shape: Shape, *, heads: bool = True) -> dict[str, Tensor]:
+    """What of a plain T5 these tensors of a `T5(shape)` stand for; there may be tensors for some matrices only.
+
+    `heads` says whether rows of keys and values are those of heads, which grouped queries share: not so of what such a
+    matrix reads (adapters.py).
+    """
     whole = dict(state)
     if shape.share_encoder_decoder:
         own = {name: tensor for name, tensor in state.items() if name.startswith("decoder.") and ".cross_" not in name}
@@ -142,13 +153,12 @@ def expand(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
     for name, tensor in list(whole.items()):
         if name.endswith("_attention.key.weight") and shape.tie_kv:
             whole[name.replace(".key.", ".value.")] = tensor
-    if shape.kv_heads is not None:
+    if shape.kv_heads is not None and heads:
         each = shape.num_heads // shape.kv_heads
         for name, tensor in whole.items():
             if name.endswith(("_attention.key.weight", "_attention.value.weight")):
-                heads = tensor.unflatten(0, (shape.kv_heads, shape.d_kv))
-                whole[name] = heads.repeat_interleave(each, dim=0).flatten(0, 1)
-    return {name: whole[name] for name in sizes(plain(shape))}
+                whole[name] = tensor.unflatten(0, (shape.kv_heads, -1)).repeat_interleave(each, dim=0).flatten(0, 1)
+    return whole
 
 
 def collapse(whole: Mapping[str, Tensor], shape: Shape, *, where: str) -> dict[str, Tensor]:
@@ -177,3 +187,12 @@ def same(first: Tensor, second: Tensor) -> bool:
 
 def listed(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all weights in float32, with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

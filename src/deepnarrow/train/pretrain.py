@@ -11,6 +11,7 @@ from deepnarrow.errors import UserError
 from deepnarrow.model.folder import Opened, resolve_device
 from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
+from deepnarrow.model.weights import fingerprint
 from deepnarrow.shapes import parse
 from deepnarrow.text.batches import Batch, CorpusBatches, fixed_batches
 from deepnarrow.text.corpus import Corpus
@@ -169,8 +170,4 @@ def origin(corpora: Sequence[Corpus], initial: Opened | None) -> dict[str, Any]:
 
 def weights_fingerprint(model: T5) -> str:
     """SHA-256 of all weights in float32."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+    return fingerprint(model.state_dict())
