@@ -5,8 +5,9 @@
 
 Ours is `train`, whole; theirs is T5ForConditionalGeneration from the very same folder of weights, in a plain loop over
 the same batches. float32, torch's AdamW at a constant rate, no dropout, no z-loss, the loss divided by real target
-tokens. Twice: padded batches for both, and packed rows here beside padded rows there, the same examples in every update.
-Prints both losses every 20 steps and the largest difference of all steps; the last line is JSON. Needs `transformers`.
+tokens. Twice: padded batches for both, and packed rows here beside padded rows there, with the same examples in every
+update. Prints both losses every 20 steps and the largest difference of all steps; the last line is JSON. Needs
+`transformers`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from examples import HELD_OUT, TRAIN, encoded
 
 from deepnarrow import machine, tasks
 from deepnarrow.files import read_json_lines
@@ -27,10 +29,8 @@ from deepnarrow.model.t5 import T5
 from deepnarrow.shapes import parse
 from deepnarrow.text.batches import Batch, PairBatches
 from deepnarrow.text.tokenizer import load
-from deepnarrow.train import optim
 from deepnarrow.train.config import PAIRS, Config
 from deepnarrow.train.loop import train
-from examples import HELD_OUT, TRAIN, encoded
 
 Batches = Callable[[int], Batch]
 CPU = torch.device("cpu")

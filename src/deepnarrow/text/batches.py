@@ -43,6 +43,7 @@ __all__ = [
 
 TRAINING, EVALUATION = 0, 1  # second word of the Philox key: the two uses of a seed never share noise
 BATCHINGS = ("padded", "bucketed", "packed")
+ROW = 512  # tokens of a packed row of pairs, where inputs are shorter: what T5 was fine-tuned with
 WINDOW = 64  # batches whose examples are sorted by length together, when bucketed
 
 
@@ -282,7 +283,7 @@ class PairBatches:
     batch: int
     mixture: str = "size"
     batching: str = "padded"
-    input_length: int | None = None  # of a packed row; None: the longest of all pairs
+    input_length: int | None = None  # a packed row holds as much, or 512 tokens; None: the longest of all pairs
     target_length: int | None = None
 
     def __post_init__(self) -> None:
@@ -300,7 +301,7 @@ class PairBatches:
         longest = [max(len(pair[side]) for pair in pairs) for side in (0, 1)]
         return Layout(
             seed=self.seed, batch=self.batch, batching=self.batching,
-            input_length=self.input_length or longest[0], target_length=self.target_length or longest[1],
+            input_length=max(self.input_length or longest[0], ROW), target_length=self.target_length or longest[1],
         )  # fmt: skip
 
     @cached_property

@@ -4,7 +4,7 @@ A batch counts examples, whichever way it is laid out, so that an update means t
 the same number; only the padding differs. T5 packs in training (`pack=True`), and counts rows instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,8 @@ import numpy as np
 from deepnarrow.errors import UserError
 
 SLACKS = (1.0, 1.03, 1.08, 1.16, 1.3, 1.6)  # how much wider than a fair share a row is tried
+CAPS = (0.0, 0.2, 0.4, 0.6, 0.8)  # where between the longest example and the room a row may end, as another try
+MORE_ROWS = 3  # numbers of rows that are tried, from the fewest on
 MULTIPLE = 8  # widths are rounded up to this, so that few distinct shapes occur
 
 Pair = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]  # inputs and targets, EOS included
@@ -52,11 +54,9 @@ def pad(pairs: Sequence[Pair], exact: bool = False) -> Batch:
 
 
 def pack(pairs: Sequence[Pair], input_length: int, target_length: int) -> Batch:
-    """Several examples to a row of at most `input_length` and `target_length` tokens, in as few rows as come out.
+    """Several examples to a row of at most `input_length` and `target_length` tokens, with little padding.
 
-    First fit, the longest first: what is long gets a row of its own, what is short fills it up (Johnson 1973 shows that
-    this needs at most 11/9 of the best number of rows, when one side counts). Then the rows are made as narrow as the
-    same number of rows allows, so that the last one is not half empty.
+    The rows come out as wide as the fullest. Of several ways to fill them, the one with the fewest places is taken.
 
     >>> batch = pack([([5, 1], [6, 1]), ([7, 8, 1], [9, 1]), ([3, 3, 3, 3, 1], [4, 1])], 8, 8)
     >>> batch.inputs.tolist()
@@ -72,13 +72,41 @@ def pack(pairs: Sequence[Pair], input_length: int, target_length: int) -> Batch:
             f"an example of {longest[0]} and {longest[1]} tokens does not fit a row of {input_length} and "
             f"{target_length}; raise the input or target length"
         )
-    rows = narrowed(lengths, room, first_fit(lengths, room))
+    rows = min(ways(lengths, room), key=lambda found: places(lengths, found))
     sides = [_lay_out([[pairs[example][side] for example in row] for row in rows]) for side in (0, 1)]
     return Batch(sides[0][0], sides[1][0], sides[0][1], sides[1][1])
 
 
+def ways(lengths: np.ndarray, room: np.ndarray) -> Iterator[list[list[int]]]:
+    """Rows of examples, in several ways: `lengths` int [N, 2] into rows with `room` [2].
+
+    First fit is best where examples are long beside the room, levelling where they are short.
+    """
+    yield narrowed(lengths, room, first_fit(lengths, room))
+    longest = lengths.max(axis=0)
+    for share in CAPS:
+        cap = longest[0] + int(share * (room[0] - longest[0]))
+        yield first_fit(lengths, np.array([cap, room[1]]))
+    fewest = max(1, int(np.ceil((lengths.sum(axis=0) / room).max())))
+    for count in range(fewest, min(fewest + MORE_ROWS, len(lengths) + 1)):
+        rows = levelled(lengths, count)
+        if (_fullest(lengths, rows) <= room).all():
+            yield rows
+
+
+def places(lengths: np.ndarray, rows: list[list[int]]) -> int:
+    """Tokens and padding of both sides, widths rounded up."""
+    return len(rows) * int((-(-_fullest(lengths, rows) // MULTIPLE) * MULTIPLE).sum())
+
+
+def _fullest(lengths: np.ndarray, rows: list[list[int]]) -> np.ndarray:
+    """Tokens of the fullest row, of either side: [2]."""
+    found: np.ndarray = np.max([lengths[row].sum(axis=0) for row in rows], axis=0)
+    return found
+
+
 def narrowed(lengths: np.ndarray, room: np.ndarray, rows: list[list[int]]) -> list[list[int]]:
-    """As many rows, of less than `room` [2] where that is possible."""
+    """As many rows, of less than `room` [2] where that is possible, so that the last one is not half empty."""
     for slack in SLACKS:
         fair = np.ceil(lengths.sum(axis=0) / len(rows) * slack).astype(np.int64)
         tighter = first_fit(lengths, np.minimum(room, np.maximum(fair, lengths.max(axis=0))))
@@ -87,8 +115,28 @@ def narrowed(lengths: np.ndarray, room: np.ndarray, rows: list[list[int]]) -> li
     return rows
 
 
+def levelled(lengths: np.ndarray, count: int) -> list[list[int]]:
+    """`count` rows, each example in the one that stays least full by it, the longest first (Graham 1969).
+
+    >>> levelled(np.array([[5, 1], [3, 1], [3, 1], [2, 1]]), 2)
+    [[0, 3], [1, 2]]
+    """
+    share = lengths / (lengths.sum(axis=0) / count)  # of a row that is as full as all others
+    full = np.zeros((count, 2))
+    rows: list[list[int]] = [[] for _ in range(count)]
+    for example in np.argsort(-share.max(axis=1), kind="stable").tolist():
+        after = full + share[example]
+        row = int(np.argmin(after.max(axis=1) + 1e-3 * after.sum(axis=1)))  # where two are alike, the emptier one
+        rows[row].append(example)
+        full[row] = after[row]
+    return [row for row in rows if row]
+
+
 def first_fit(lengths: np.ndarray, room: np.ndarray) -> list[list[int]]:
-    """Which examples share a row: `lengths` int [N, 2] into rows with `room` [2]."""
+    """The longest first, each into the first row that still holds it.
+
+    At most 11/9 of the best number of rows come out, where one side counts (Johnson 1973).
+    """
     order = np.argsort(-(lengths / room).max(axis=1), kind="stable")
     free = np.empty((len(lengths), 2), np.int64)
     rows: list[list[int]] = []
