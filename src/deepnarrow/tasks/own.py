@@ -290,7 +290,10 @@ def pieces(template: str) -> tuple[tuple[str, str | None], ...]:
 
 def value_of(row: Row, column: str, template: str) -> Any:
     if column not in row:
-        raise UserError(f"the template {template!r} asks for a column {column!r}; {nearest(column, map(str, row))}")
+        raise UserError(
+            f"the template {template!r} asks for a column {column!r}; {nearest(column, map(str, row))} "
+            "(--input-template and --target-template name the columns)"
+        )
     return row[column]
 
 
