@@ -70,6 +70,9 @@ def test_one_file_is_split_by_the_input_and_stays_so(tmp_path: Path) -> None:
     for side in SIDES:
         assert {pair.inputs for pair in load_pairs(grown, side)} - {"new"} == sides[side]
     assert len(load_pairs(grown, "train+validation+test")) == 3001
+    worded = own_task(path, inputs="answer me: {input}")
+    for side in SIDES:
+        assert {pair.inputs.removeprefix("answer me: ") for pair in load_pairs(worded, side)} - {"new"} == sides[side]
 
 
 def test_the_origin_names_content_and_share(tmp_path: Path) -> None:
