@@ -4,7 +4,8 @@
 
 A job is {"size": ranks, "runs": [run, ...]} and, to be killed, "kill": {"after": seconds} of training, or
 {"during": pattern}, as soon as a file of that pattern is in the run's checkpoints. A run is {"into": folder's name,
-"config": changes, "execution": how, "stop": step at which rank 1 gets a Ctrl-C, "packed": several examples to a row}.
+"config": changes, "execution": how, "stop": step of a Ctrl-C to rank 1, "packed": several examples to a row}; or
+one of test_adapt.py: {"into": folder's name, "tune": kind, "config": changes}.
 """
 
 import json
@@ -23,6 +24,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint
 import torch.distributed.fsdp
 import torch.distributed.tensor.parallel
+from test_adapt import config as adapt_config
+from test_adapt import tune
 from test_loop import config, pairs, run
 
 from deepnarrow.text.batches import Batch, PairBatches
@@ -36,6 +39,9 @@ PATIENCE = 120.0  # seconds until a job counts as hung
 
 def carry_out(what: dict[str, Any], folder: Path) -> None:
     """One run, in this process, which may be one of several ranks."""
+    if "tune" in what:
+        tune(adapt_config(what["tune"], **what["config"]), folder / what["into"])
+        return
     made = config(**{**USUAL, **what.get("config", {})})
     batches = PairBatches(sources=[pairs()], seed=made.seed, batch=made.batch)
     stop = what.get("stop")

@@ -101,6 +101,17 @@ def test_slabs_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> N
         torch.testing.assert_close(one_state[key], two_state[key], rtol=2e-6, atol=0)
 
 
+def test_unscaled_steps_are_of_the_learning_rate() -> None:
+    """RMS 1 of the update whatever the parameter's size, zero too; decay by hand."""
+    for size in (100.0, 1.0, 0.0):
+        parameter = nn.Parameter(torch.full((4,), size))
+        optimizer = Adafactor([parameter], lr=0.3, weight_decay=0.1, scaled=False)
+        parameter.grad = torch.tensor([2.0, -2.0, 2.0, -2.0])
+        optimizer.step()
+        wanted = [size * 0.97 - 0.3 * sign for sign in (1, -1, 1, -1)]
+        assert parameter.tolist() == pytest.approx(wanted, rel=1e-6)
+
+
 def test_a_gradient_of_zeros_moves_nothing() -> None:
     """1e-30 under the root keeps the update 0 and not 0 / 0."""
     for size in ((130, 130), (5,)):

@@ -59,6 +59,22 @@ def finetune(
         ),
     ] = None,
     recipe: training.Recipe = "finetune_miniature",
+    adapt: Annotated[
+        str | None, typer.Option(metavar="KIND", help="What learns: full, or over a frozen model lora or prompt.")
+    ] = None,
+    lora_rank: Annotated[int | None, typer.Option(metavar="N", help="Columns of what is learned.  [lora: 8]")] = None,
+    lora_alpha: Annotated[
+        float | None, typer.Option(metavar="X", help="What is learned counts alpha / rank times.  [lora: 16]")
+    ] = None,
+    lora_dropout: Annotated[float | None, typer.Option(metavar="X", help="Of what LoRA reads.")] = None,
+    lora_targets: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Some of q,k,v,o,wi,wi_0,wi_1,wo, or all.  [lora: q,v]")
+    ] = None,
+    prompt_length: Annotated[int | None, typer.Option(metavar="N", help="Vectors of a prompt.  [prompt: 100]")] = None,
+    prompt_init: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="A prompt's start: vocabulary, labels, random, or text=WORDS."),
+    ] = None,
     steps: training.Steps = None,
     batch: training.BatchSize = None,
     accumulate: training.Accumulate = None,
@@ -104,7 +120,8 @@ def finetune(
     """Fine-tune a model on a task, on a mixture of tasks, or on a file of your own.
 
     Recipes: finetune_miniature (500 steps of 16), finetune_t5 (2**18 steps of 128, T5's own), ssm_nq and ssm_nqo (the
-    closed-book protocols); all Adafactor at a constant 0.001, packed. With evaluations on the way, the best checkpoint
+    closed-book protocols), all Adafactor at a constant 0.001, packed; lora and prompt_tuning, as their papers, whose
+    optimizer any other recipe takes with --adapt. With evaluations on the way, the best checkpoint
     is the best by the task's first metric on the validation split (of a mixture, by the average); with none, it is the
     last. Ctrl-C saves and prints the command that goes on.
 
@@ -113,6 +130,7 @@ def finetune(
       deepnarrow finetune runs/tiny-dl2 --task stdlib_topic --out runs/topic --steps 300 --eval-every 100 --patience 3
       deepnarrow finetune google/t5-efficient-mini --task squad --data squad --out runs/squad --recipe finetune_t5
       deepnarrow finetune runs/tiny-dl2 --task sst2,rte,boolq --mixture size,limit=5000 --data tasks --out runs/three
+      deepnarrow finetune runs/tiny-dl2 --task sst2 --data sst2 --adapt lora --lora-targets all --out runs/sst2-lora
       deepnarrow finetune runs/tiny-dl2 --task tickets.csv --input-template "ticket: {body}" --target-template "{team}"
         --seeds 3 --out runs/tickets
     """
@@ -122,7 +140,8 @@ def finetune(
         warmup=warmup, ramp_down=ramp_down, weight_decay=weight_decay, clip=clip, dropout=dropout,
         dropout_shared=dropout_shared, z_loss=z_loss, normaliser=normaliser, dtype=dtype, recompute=recompute,
         seed=seed, save_every=save_every, keep=keep, eval_every=eval_every, eval_examples=eval_examples,
-        patience=patience, log_every=log_every,
+        patience=patience, log_every=log_every, adapt=adapt, lora_rank=lora_rank, lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout, lora_targets=lora_targets, prompt_length=prompt_length, prompt_init=prompt_init,
     )  # fmt: skip
     execution = training.execution(parallel, tensor_parallel, loaders, async_save)
     folders = seeds_of(seeds, seed, out)
@@ -135,6 +154,10 @@ def finetune(
         "target_length": max(one.target_tokens for one in chosen),
     }
     config = make("tiny", **{**lengths, **written})  # a mistake in a flag is told before anything is opened
+    if config.adapt != "full":
+        from deepnarrow.train import adapt as adapting
+
+        adapting.check(config, execution)
     if best is not None:
         check_metric(best, chosen)
     split = split or recipes.TRAINED_ON.get(make.__name__, "train")

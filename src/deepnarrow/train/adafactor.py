@@ -14,6 +14,9 @@ One parameter is finished before the next is begun, and on a processor a large o
 a step reads the weights and gradients four times and writes no array of their size besides the weights. Sums and norms
 are of whole tensors also where a tensor is sharded (DTensor), and a mean is a sum divided by the whole length, since
 shards may be of unequal size.
+
+`scaled=False` leaves the parameter's size out of the step, as soft prompts were trained (Lester et al. 2021,
+arXiv:2104.08691): then the learning rate is itself the largest RMS of an update.
 """
 
 from collections.abc import Callable, Iterable
@@ -34,13 +37,19 @@ Slab = slice | None  # rows of a tensor; None: all of it, whatever its kind
 
 
 class Adafactor(Optimizer):
-    """One step moves a parameter by `lr * max(1e-3, RMS(parameter))` times an update whose RMS is at most 1."""
+    """One step moves a parameter by `lr * max(1e-3, RMS(parameter))`, or by `lr`, times an update of RMS at most 1."""
 
     def __init__(
-        self, params: Iterable[Any], *, lr: float, factored_from: int = 128, weight_decay: float = 0.0
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float,
+        factored_from: int = 128,
+        weight_decay: float = 0.0,
+        scaled: bool = True,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-        self.factored_from = factored_from
+        self.factored_from, self.scaled = factored_from, scaled
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -66,9 +75,11 @@ class Adafactor(Optimizer):
         first = direction(slabs[0])
         norm = torch.linalg.vector_norm
         length = _length([norm(first if slab is slabs[0] else direction(slab)) for slab in slabs])
-        size = _length([norm(_rows(parameter, slab)) for slab in slabs])
         # The factor stays on the device as a 0-d tensor: reading it here would wait for the GPU at every parameter.
-        factor = (size / root).clamp(min=EPSILON_SCALE) / (length / (root * CLIP)).clamp(min=1.0)
+        factor = (length / (root * CLIP)).clamp(min=1.0).reciprocal()
+        if self.scaled:
+            size = _length([norm(_rows(parameter, slab)) for slab in slabs])
+            factor = (size / root).clamp(min=EPSILON_SCALE) / (length / (root * CLIP)).clamp(min=1.0)
         if weight_decay:
             parameter.mul_(1 - weight_decay * rate)
         for slab in slabs:

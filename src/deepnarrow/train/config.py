@@ -15,6 +15,7 @@ SCHEDULES = ("inverse_sqrt", "constant", "cosine", "linear")
 NORMALISERS = ("tokens", "positions")
 DTYPES = ("float32", "bfloat16")
 BATCHINGS = ("padded", "bucketed", "packed")
+ADAPTS = ("full", "lora", "prompt")
 PAIRS = "pairs"  # the objective of fine-tuning: the targets are given, nothing is corrupted
 
 
@@ -45,6 +46,14 @@ class Config:
     objective_options: str = "{}"  # any other of the objective's options, as JSON: {"style": "drop"}
     mixture: str = "size"  # how often each of several corpora: by "size", "equal", "temperature=2", or rates "0.7,0.3"
     batching: str = "padded"  # examples of unequal length: "padded", "bucketed" by length, or "packed" several to a row
+    # what of a model is fine-tuned: all of it, or something small over a frozen one (adapt.py)
+    adapt: str = "full"  # "full", "lora" or "prompt"
+    lora_rank: int = 8
+    lora_alpha: float = 8.0  # what is learned counts alpha / rank times
+    lora_dropout: float = 0.0  # of what LoRA reads
+    lora_targets: str = "q,v"  # matrices by PEFT's names, or "all"
+    prompt_length: int = 100  # vectors
+    prompt_init: str = "vocabulary"  # what a prompt starts from: "vocabulary", "labels", "random", "text=WORDS"
     # the loss
     dropout: float = 0.0
     dropout_shared: bool = True  # one draw along the length, as T5 was trained; False: one for each element
@@ -65,6 +74,7 @@ class Config:
     beta2: float = 0.999
     epsilon: float = 1e-6
     momentum: float = 0.95  # of Muon's matrices
+    parameter_scale: bool = True  # Adafactor's steps are as large as the parameter; False: as the learning rate alone
     factored_from: int = 128  # Adafactor factors the second moment of matrices at least this long on both sides
     dtype: str = "float32"  # "bfloat16" computes under autocast; weights and optimizer stay float32
     # the book-keeping: none of these changes a weight
@@ -91,6 +101,7 @@ class Config:
             raise UserError(f"unknown objective {self.objective!r}; {nearest(self.objective, known)}")
         if self.objective != PAIRS:
             _check_options(self.objective, self.options())
+        _check_adapt(self)
         for name in ("density", "mean_span", "learning_rate", "epsilon"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise UserError(f"{name} must be greater than 0, not {getattr(self, name)}")
@@ -152,6 +163,10 @@ LIMITS: tuple[tuple[str, float, float], ...] = (  # beyond these a number is a s
     ("target_length", 2, 2**17),
     ("accumulate", 1, 2**20),
     ("seed", 0, 2**63 - 1),
+    ("lora_rank", 1, 2**15),
+    ("lora_alpha", 0, 10**6),
+    ("lora_dropout", 0, 1),
+    ("prompt_length", 1, 2**15),
     ("density", 0, 1),
     ("mean_span", 1, 10**4),
     ("dropout", 0, 1),
@@ -181,6 +196,7 @@ CHOICES = {
     "normaliser": NORMALISERS,
     "dtype": DTYPES,
     "batching": BATCHINGS,
+    "adapt": ADAPTS,
 }
 BOOK_KEEPING = ("recompute", "save_every", "keep", "eval_every", "eval_examples", "patience", "log_every")
 
@@ -189,6 +205,18 @@ def differences(old: Config, new: Config) -> list[str]:
     """The names of what differs and would change the weights, in the order of definition."""
     names = [field.name for field in fields(Config) if field.name not in BOOK_KEEPING]
     return [name for name in names if getattr(old, name) != getattr(new, name)]
+
+
+def _check_adapt(config: Config) -> None:
+    """What belongs to a kind of adapting is not set where another is asked for."""
+    if config.adapt != "full" and config.objective != PAIRS:
+        raise UserError(f"{config.adapt} adapts a model that is there; pretraining trains all of it")
+    for field in fields(Config):
+        kind = field.name.partition("_")[0]
+        if kind in ("lora", "prompt") and kind != config.adapt and getattr(config, field.name) != field.default:
+            raise UserError(
+                f"{field.name} means something with adapt {kind!r} only, and here adapt is {config.adapt!r}"
+            )
 
 
 def _read(text: str) -> dict[str, Any]:

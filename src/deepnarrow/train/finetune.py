@@ -13,6 +13,7 @@ from deepnarrow.shapes import parse
 from deepnarrow.tasks import Pair, Task, targets
 from deepnarrow.text.batches import Batch, PairBatches, encode_pairs, padded
 from deepnarrow.text.tokenizer import Tokenizer
+from deepnarrow.train import adapt
 from deepnarrow.train.config import PAIRS, Config
 from deepnarrow.train.learner import TEXT_TO_TEXT, Learner
 from deepnarrow.train.loop import Began, Evaluate, Result, train
@@ -53,12 +54,13 @@ def finetune(
     first score, or else by the loss on the held-out pairs. Goes on where a run of the same config was left in `out`.
     """
     where = resolve_device(device)
+    adapt.check(config, execution)
     tokenizer = checked(config, opened, lessons)
     learned = [encoded(config, lesson, targets(lesson.task, lesson.pairs), tokenizer, lessons) for lesson in lessons]
     for lesson, pairs in zip(lessons, learned, strict=True):
         if not pairs:
             raise UserError(f"task {lesson.task.name} has no pairs to train on here; check the data")
-    model, learner = subject(config, opened)
+    model, learner = subject(config, opened, lessons)
     return train(
         config,
         model,
@@ -88,8 +90,13 @@ def finetune(
     )
 
 
-def subject(config: Config, opened: Opened) -> tuple[T5, Learner]:
+def subject(config: Config, opened: Opened, lessons: Sequence[Lesson]) -> tuple[T5, Learner]:
     """The model that is trained, a copy of the opened one, and how."""
+    if config.adapt != "full":
+        labels = [label for lesson in lessons for label in lesson.task.labels or ()]
+        return adapt.subject(config, opened, list(dict.fromkeys(labels)))
+    if opened.model.prompt is not None:
+        raise UserError(f"{opened.origin} is a soft prompt over a frozen model; fine-tune its base instead")
     model = model_of(config)
     model.load_state_dict(opened.model.state_dict())
     return model, TEXT_TO_TEXT

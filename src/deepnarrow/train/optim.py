@@ -32,7 +32,9 @@ def build(config: Config, model: nn.Module) -> Optimizer:
         for found in by_layout(all_found)
     ]
     if config.optimizer == "adafactor":
-        return Adafactor(groups, lr=config.learning_rate, factored_from=config.factored_from)
+        return Adafactor(
+            groups, lr=config.learning_rate, factored_from=config.factored_from, scaled=config.parameter_scale
+        )
     adam: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": (config.beta1, config.beta2),

@@ -456,11 +456,12 @@ class Reducer:
 
     def __init__(self, model: T5, group: Any, bucket: int = BUCKET) -> None:
         self.group, self.active = group, False
-        in_blocks = [p for m in model.modules() if isinstance(m, Block) for p in m.parameters()]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        in_blocks = [p for m in model.modules() if isinstance(m, Block) for p in m.parameters() if p.requires_grad]
         self.buckets = packed_together(list(reversed(in_blocks)), bucket)
         self.early = len(self.buckets)
         inside = {id(parameter) for parameter in in_blocks}
-        rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+        rest = [parameter for parameter in trained if id(parameter) not in inside]
         self.buckets += packed_together(list(reversed(rest)), bucket)
         self.sent: list[tuple[list[Tensor], Tensor, Any]] = []
         self.missing: list[set[int]] = []

@@ -43,6 +43,20 @@ T5_FINETUNING: dict[str, Any] = {
 }
 
 
+# How small things over a frozen model learn: their sizes say nothing about the steps they want. `lora` and
+# `prompt_tuning` have the sources; any fine-tuning recipe takes these values with `adapt`.
+ADAPTING: dict[str, dict[str, Any]] = {
+    "lora": {
+        "adapt": "lora", "optimizer": "adamw", "learning_rate": 5e-4, "schedule": "constant", "warmup": 0,
+        "weight_decay": 0.1, "lora_rank": 8, "lora_alpha": 16.0,
+    },
+    "prompt": {
+        "adapt": "prompt", "optimizer": "adafactor", "learning_rate": 0.3, "schedule": "constant", "warmup": 0,
+        "weight_decay": 1e-5, "parameter_scale": False,
+    },
+}  # fmt: skip
+
+
 def t5_efficient(shape: str = "base", **changes: Any) -> Config:
     """As the published T5-Efficient checkpoints: 2**19 steps of 128 x 512 tokens of C4, dropout 0.
 
@@ -257,6 +271,33 @@ def ssm_nqo(shape: str, **changes: Any) -> Config:
     return ssm_nq(shape, **{"steps": 20_000, "eval_every": 1000, **changes})
 
 
+def lora(shape: str, **changes: Any) -> Config:
+    """LoRA on query and value: 20,000 steps of 128 examples, AdamW at 0.0005, rank 8, the model frozen.
+
+    Hu et al. 2021 (arXiv:2106.09685) and its repository's roberta_base_mnli.sh: warmup over 6 % of the steps, then
+    linear to 0, alpha 16, weight decay 0.1. There MNLI had 30 epochs (92,000 steps); 20,000 are ours, as are T5's
+    dropout 0.1 and packed batches.
+    """
+    steps = int(changes.get("steps") or 20_000)
+    values = {**T5_FINETUNING, **ADAPTING["lora"], "save_every": 1000, "eval_every": 1000}
+    return _changed(
+        changes, shape=shape, steps=steps, batch=128, schedule="linear", warmup=round(0.06 * steps),
+        **{name: value for name, value in values.items() if name not in ("schedule", "warmup")},
+    )  # fmt: skip
+
+
+def prompt_tuning(shape: str, **changes: Any) -> Config:
+    """A soft prompt of 100 vectors: 30,000 steps of 32 examples, Adafactor at a constant 0.3, the model frozen.
+
+    Lester et al. 2021 (arXiv:2104.08691), section 3, and its repository's configs: no parameter scaling, weight decay
+    1e-5, dropout 0.1, not packed, chosen on the validation split every 1,000 steps; sampled vocabulary is the paper's
+    start for tasks without class labels, `--prompt-init labels` for those with them. Made for LM-adapted models
+    (`lm_adapt`), and the task's prefix was left out of the inputs there; ours stays.
+    """
+    values = {**T5_FINETUNING, **ADAPTING["prompt"], "save_every": 1000, "eval_every": 1000, "batching": "bucketed"}
+    return _changed(changes, shape=shape, steps=30_000, batch=32, **values)
+
+
 PRETRAINING: dict[str, Recipe] = {
     recipe.__name__: recipe
     for recipe in (
@@ -275,7 +316,7 @@ PRETRAINING: dict[str, Recipe] = {
     )
 }
 FINETUNING: dict[str, Recipe] = {
-    recipe.__name__: recipe for recipe in (finetune_miniature, finetune_t5, ssm_nq, ssm_nqo)
+    recipe.__name__: recipe for recipe in (finetune_miniature, finetune_t5, ssm_nq, ssm_nqo, lora, prompt_tuning)
 }
 TRAINED_ON = {"ssm_nq": "train+validation"}  # what a protocol trains on, where that is not "train"
 
@@ -333,12 +374,18 @@ def usual_rate(optimizer: str, schedule: str, *, finetuning: bool) -> float | No
 
 
 def _changed(changes: dict[str, Any], **recipe: Any) -> Config:
-    """The recipe with the caller's changes; where only optimizer or schedule is changed, rate and warmup follow."""
+    """The recipe with the caller's changes; where only optimizer or schedule is changed, rate and warmup follow.
+
+    So does all of the optimizer where a recipe is asked to `adapt` in another way than its own.
+    """
+    if (adapt := changes.get("adapt")) in ADAPTING and adapt != recipe.get("adapt"):
+        recipe |= ADAPTING[str(adapt)]
     optimizer, schedule = (changes.get(name) or recipe[name] for name in ("optimizer", "schedule"))
     if (optimizer, schedule) != (recipe["optimizer"], recipe["schedule"]):
         finetuning = {**recipe, **changes}.get("objective") == PAIRS
         rate = usual_rate(optimizer, schedule, finetuning=finetuning)
-        recipe["learning_rate"] = recipe["learning_rate"] if rate is None else rate
+        keeps = rate is None or recipe.get("adapt", "full") != "full"  # the table is of whole models
+        recipe["learning_rate"] = recipe["learning_rate"] if keeps else rate
     if schedule != recipe["schedule"] and "inverse_sqrt" in (schedule, recipe["schedule"]):
         steps = changes.get("steps") or recipe["steps"]
         recipe["warmup"] = 10_000 if schedule == "inverse_sqrt" else steps // 20
