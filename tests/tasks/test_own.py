@@ -87,6 +87,7 @@ def test_a_folder_is_read_by_its_files(tmp_path: Path) -> None:
     as_jsonl(tmp_path / "mine/train.jsonl", FACTS[:50])
     as_jsonl(tmp_path / "mine/dev.jsonl", FACTS[50:60])
     as_jsonl(tmp_path / "mine/test.jsonl", FACTS[60:])
+    as_jsonl(tmp_path / "mine/._test.jsonl", [{"not": "ours"}])
     task = tasks.get(str(tmp_path / "mine"))
     assert task.name == "mine"
     assert {side: len(load_pairs(task, side)) for side in SIDES} == {"train": 50, "validation": 10, "test": 140}

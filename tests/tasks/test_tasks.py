@@ -242,6 +242,17 @@ def test_perfect_empty_and_constant_answers(name: str) -> None:
     assert all(target for _, target in tasks.targets(task, pairs))
 
 
+@pytest.mark.parametrize(
+    "name", ["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli", "boolq", "cb", "copa", "super_glue_rte"]
+)
+def test_the_wording_is_t5s_rule(name: str) -> None:
+    """The suite's name of the task, then every text field but label and number, by the alphabet (T5's `glue`)."""
+    row, pair = HUB_ROWS[name]
+    fields = sorted(field for field in row if field not in ("label", "idx"))
+    said = " ".join(f"{field}: {row[field].strip()}" for field in fields)
+    assert pair.inputs == f"{name.removeprefix('super_glue_')} {said}"
+
+
 @pytest.mark.parametrize("name", SHARED_FILES)
 def test_real_files_and_perfect_answers(shared: Path, name: str) -> None:
     task, (file, count) = tasks.get(name), SHARED_FILES[name]

@@ -175,7 +175,8 @@ def layout(path: Path) -> dict[str, Part]:
         return {split: Part((path,), *share) for split, share in SHARES.items()}
     if not path.is_dir():
         raise UserError(f"no such file or folder: {path}")
-    there = sorted({match["split"] for entry in path.iterdir() if (match := SPLIT_FILE.fullmatch(entry.name))})
+    shown = (entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    there = sorted({match["split"] for name in shown if (match := SPLIT_FILE.fullmatch(name))})
     if not there:
         raise UserError(f"{path} holds no table named after its split, such as train.jsonl or validation.csv")
     parts = {split: Part(tuple(files(path, split))) for split in there}
