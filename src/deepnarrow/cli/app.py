@@ -20,6 +20,8 @@ VERBS = {  # verb -> one line for the overview; its module is `deepnarrow.cli.<v
     "pretrain": "Pretrain a shape on a corpus.",
     "finetune": "Fine-tune a model on a task.",
     "evaluate": "Score a model on a task, with intervals.",
+    "compare": "Models side by side on a task, and whether the difference is real.",
+    "errors": "What a model gets wrong: the worst, by length, by label, confusions.",
     "generate": "Answer texts with a model.",
     "bench": "Time and weigh a model on this machine, beside the machine's ceilings.",
     "study": "Several shapes, one protocol: pretrain, fine-tune, evaluate, time.",

@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from deepnarrow.text.corpus import Corpus
+    from deepnarrow.text.overlap import Item, Overlap
+    from deepnarrow.text.sources import Document
 
 app = typer.Typer(
     add_completion=False,
@@ -20,6 +24,7 @@ app = typer.Typer(
       deepnarrow corpus build wiki.jsonl.gz --tokenizer t5/spiece.model --out wiki --held-out 0.01
       deepnarrow corpus show wiki
       deepnarrow corpus sample wiki --n 2
+      deepnarrow corpus overlap wiki --task squad --data squad/dev.jsonl
     """,
 )
 
@@ -216,6 +221,104 @@ def sample_corpus(
             text.highlight_regex(r"<extra_id_\d+>", "bold magenta")
             grid.add_row(side, text)
         console.print(grid)
+
+
+@app.command("overlap")
+def overlap_corpus(
+    corpus: Annotated[
+        str, typer.Argument(metavar="CORPUS", help="A corpus made by `corpus build`, or what one is built from.")
+    ],
+    task: Annotated[str, typer.Option(metavar="NAME", help="The task whose items are looked for.")],
+    split: Annotated[str, typer.Option(metavar="NAME", help="The split of it.")] = "validation",
+    data: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="A file, or a folder with SPLIT.jsonl (.csv, .parquet) in it.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first so many items.")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Words of a run that both must hold.")] = 13,
+    show_worst: Annotated[int, typer.Option("--show", min=0, metavar="N", help="How many items to show.")] = 10,
+    field: Annotated[str, typer.Option(help="With sources: the field that holds a record's text.")] = "text",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the items' numbers, for `evaluate --without FILE`; a .json."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Which items of a test set stand in a corpus: those that share a run of N words with one of its documents.
+
+    Inputs and answers are looked for. A built corpus is read as its tokenizer gives it back, so words outside its
+    vocabulary are not found; its held-out part is not read.
+
+    \b
+    Example:
+      deepnarrow corpus overlap wiki --task squad --data squad/dev.jsonl --out dirty.json
+      deepnarrow evaluate runs/squad --data squad/dev.jsonl --without dirty.json
+      deepnarrow corpus overlap crawl.jsonl.gz --task boolq --n 8
+    """
+    from deepnarrow import tasks
+    from deepnarrow.errors import UserError
+    from deepnarrow.measure.judging.items import fingerprint, write_numbers
+    from deepnarrow.text.overlap import Item, overlap
+
+    if out is not None and out.suffix != ".json":
+        raise UserError(f"{out} should end in .json: it says which items it is of, beside their numbers")
+    chosen = tasks.get(task)
+    loaded = tasks.load(chosen, split, data=data, limit=limit)
+    items = [Item(pair.inputs, pair.accepted) for pair in loaded.pairs]
+    found = overlap(items, streamed(corpus, field), n=n)
+    if out is not None:
+        numbers = [one.number for one in found.dirty]
+        write_numbers(
+            out, numbers, items=fingerprint(loaded.pairs), task=task, split=split, data=loaded.origin,
+            corpus=corpus, n=n,
+        )  # fmt: skip
+    if as_json:
+        import json
+
+        about = {"corpus": corpus, "task": task, "split": split, "data": loaded.origin}
+        print(json.dumps(about | found.to_json(), indent=2, ensure_ascii=False))
+        return
+    show_overlap(found, items, f"{task}, {split}", corpus, show_worst)
+    if out is not None:
+        print(f"item numbers: {out}")
+
+
+def streamed(corpus: str, field: str) -> "Iterator[Document]":
+    """The documents of a built corpus or of a source, with progress."""
+    from deepnarrow.progress import progress
+    from deepnarrow.text.corpus import MANIFEST, open_corpus
+    from deepnarrow.text.overlap import corpus_documents
+    from deepnarrow.text.sources import documents
+
+    built = open_corpus(Path(corpus)) if (Path(corpus) / MANIFEST).is_file() else None
+    with progress("read", built.documents if built else None) as bar:
+        for document in corpus_documents(built) if built else documents(corpus, field=field):
+            yield document
+            bar.advance()
+
+
+def show_overlap(found: "Overlap", items: "list[Item]", what: str, corpus: str, most: int) -> None:
+    from rich.markup import escape
+
+    from deepnarrow.cli.judging import console, one_line
+
+    screen = console()
+    dirty, whole = found.dirty, len(found.items)
+    share = f"{100 * len(dirty) / whole:.1f} %"
+    screen.print(f"\n[bold]{escape(what)}[/] in {escape(corpus)}, runs of {found.n} words", soft_wrap=True)
+    screen.print(
+        f"{len(dirty):,} of {whole:,} items ({share}) share a run: {sum(one.in_inputs for one in dirty):,} in the "
+        f"input, {sum(one.in_answers for one in dirty):,} in an answer; {found.documents:,} documents read"
+    )
+    if found.too_short:
+        screen.print(f"{found.too_short:,} items have fewer than {found.n} words in a row: nothing is known of them")
+    for one in dirty[:most]:
+        screen.print(
+            f"\n[bold]item {one.number}[/]  {one.shared:,} of its {one.runs:,} runs ({100 * one.share:.0f} %), "
+            f"[cyan]{escape(one.document or '')}[/]"
+        )
+        screen.print(f"[dim]{escape(one_line(items[one.number].inputs, 200))}[/]")
+    if len(dirty) > most > 0:
+        screen.print(f"\n[dim]and {len(dirty) - most:,} more (--json lists them)[/]")
 
 
 def show(corpus: "Corpus", as_json: bool) -> None:

@@ -1,16 +1,23 @@
-"""`deepnarrow evaluate`: score a model on a task, with intervals, beside a baseline."""
+"""`deepnarrow evaluate`: score a model on tasks, with intervals, beside a baseline; every answer is kept."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deepnarrow.cli import judging
 from deepnarrow.errors import UserError
 
 if TYPE_CHECKING:
     from deepnarrow.measure.evaluate import Evaluation
+    from deepnarrow.measure.judging.judge import Judged, Wanted
+    from deepnarrow.measure.judging.subject import Subject
+    from deepnarrow.tasks.significance import Interval
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+UNITS = {"gold_probability": "%", "ece": "%"}  # of what stands below the scores; the others have none
+JSON_LINES = (".jsonl", ".ndjson")
 
 
 @app.command()
@@ -18,95 +25,110 @@ def evaluate(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A run folder, a Hugging Face folder or a hub name.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="The task; --list shows them.")] = None,
+    task: judging.TaskNames = None,
+    suite: judging.Suite = None,
     corpus: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Instead of a task: predict this corpus, or its DIR/held_out.")
     ] = None,
     objective: Annotated[str, typer.Option(metavar="NAME", help="With --corpus: what is hidden.")] = "span",
     input_length: Annotated[int, typer.Option(metavar="N", help="With --corpus: tokens of one input.")] = 512,
-    split: Annotated[str, typer.Option(help="The split to score.")] = "validation",
-    data: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="A file, or a folder with SPLIT.jsonl (.csv, .parquet) in it.")
+    split: judging.Split = None,
+    data: judging.Data = None,
+    limit: judging.Limit = None,
+    batch: judging.Batch = None,
+    beam: judging.BeamWidth = None,
+    as_t5: judging.AsT5 = False,
+    likelihood: Annotated[
+        bool, typer.Option("--likelihood", help="Also perplexity and bits per byte of the accepted answers.")
+    ] = False,
+    without: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Score also the items beside those of this file (`corpus overlap --out`)."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many items.")] = None,
-    batch: Annotated[int, typer.Option(help="Inputs at once; scores do not depend on it.")] = 32,
-    beam: Annotated[
-        int | None, typer.Option(help="Search with a beam of this width, T5's length penalty; default: greedily.")
+    check_batch: Annotated[
+        bool, typer.Option("--check-batch", help="Instead: are the answers the same at any batch size?")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR|FILE", help="Keep the evaluation here; a FILE.jsonl takes the predictions alone."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every prediction here, as JSONL.")] = None,
+    again: judging.Again = False,
     ledger: Annotated[Path | None, typer.Option(metavar="FILE", help="Add the scores to this ledger.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the intervals' resamples.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    seed: judging.Seed = 0,
+    device: judging.Device = "auto",
+    dtype: judging.Dtype = "float32",
     show_list: Annotated[bool, typer.Option("--list", help="List the tasks and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: judging.Json = False,
 ) -> None:
     """Score a model on a task, with 95 % intervals, beside a baseline that learned nothing.
 
-    A task with labels is scored by which label the model finds likeliest, any other by what it generates. A corpus is
-    scored by how well the model predicts what an objective hides: loss per token, and bits per byte.
+    A fine-tuned run is scored on its own task unless others are named. A task with labels is scored by which label the
+    model finds likeliest, any other by what it generates. Every answer is kept in RUN/evaluations (of a model that is
+    no run, in ./evaluations); the same evaluation is not made twice. A corpus is scored by how well the model predicts
+    what an objective hides: loss per token, and bits per byte.
 
     \b
     Example:
       deepnarrow evaluate --list
-      deepnarrow evaluate runs/stdlib --task stdlib_topic --split test
-      deepnarrow evaluate runs/wiki --corpus wiki/held_out --objective prefix_lm
+      deepnarrow evaluate runs/topic --split test
+      deepnarrow evaluate runs/mixture --suite glue --data glue --as-t5
       deepnarrow evaluate google/t5-efficient-tiny --task squad --data squad/dev.jsonl --limit 200 --out answers.jsonl
+      deepnarrow evaluate runs/wiki --corpus wiki/held_out --objective prefix_lm
     """
     if show_list:
         list_tasks(as_json=as_json)
         return
-    if model is None or (task is None) == (corpus is None):
+    if model is None or (corpus is not None and (task is not None or suite is not None)):
         raise UserError(
             "name a model and a task (deepnarrow evaluate MODEL --task NAME; --list shows the tasks), "
             "or a corpus (--corpus)"
         )
     if corpus is not None:
         on_corpus(
-            model, corpus, objective, input_length, limit=limit, batch=batch, seed=seed, device=device, dtype=dtype,
-            as_json=as_json,
+            model, corpus, objective, input_length, limit=limit, batch=batch or 32, seed=seed, device=device,
+            dtype=dtype, as_json=as_json,
         )  # fmt: skip
         return
-    assert task is not None
-    if beam is not None and beam < 1:
-        raise UserError(f"the width of a beam must be at least 1, not {beam}")
-    from deepnarrow import tasks
+    from deepnarrow.measure.judging.judge import judge
+    from deepnarrow.measure.judging.subject import subject
 
-    chosen = tasks.get(task)
-    if beam is not None and chosen.labels:
-        raise UserError(f"task {chosen.name} is scored by the likelihood of its labels, without a search; drop --beam")
-    loaded = tasks.load(chosen, split, data=data, limit=limit)
-
-    from deepnarrow.measure.evaluate import evaluate as run
-    from deepnarrow.model.decode import Beam, Greedy
-    from deepnarrow.model.folder import open_model, resolve_device, resolve_dtype
-
-    opened = open_model(model, device=resolve_device(device), dtype=resolve_dtype(dtype))
-    search = Greedy() if beam is None else Beam(beam, length_penalty=0.6, normaliser="wu", early_stopping="never")
-    evaluation = run(opened, chosen, loaded.pairs, batch=batch, search=search, seed=seed)
-
-    if out is not None:
-        evaluation.write_predictions(out)
-    if ledger is not None:
-        from deepnarrow.measure.ledger import append
-
-        asked = {"limit": limit, "beam": beam}  # what makes it another measurement than the plain one
-        records = evaluation.records(
-            model=opened.origin,
-            shape=str(opened.shape),
-            split=split,
-            parameters=sum(parameter.numel() for parameter in opened.model.parameters()),
-            conditions={name: value for name, value in asked.items() if value is not None},
-            extra={"data": loaded.origin, "skipped": loaded.skipped, "dtype": dtype},
+    one = subject(model, device=device, dtype=dtype)
+    requests = list(
+        judging.wanted(
+            judging.chosen_tasks(one, task, suite), split=split, data=data, limit=limit, batch=batch, beam=beam,
+            as_t5=as_t5, likelihood=likelihood, seed=seed,
         )
-        append(ledger, records)
-    about = {"model": opened.origin, "shape": str(opened.shape), "split": split, "data": loaded.origin}
+    )  # fmt: skip
+    if check_batch:
+        check_batches(one, requests, as_json=as_json)
+        return
+    if without is not None and len(requests) > 1:
+        raise UserError(f"{without} is of one task; name it with --task")
+    single = out is not None and out.suffix in JSON_LINES
+    if single and len(requests) > 1:
+        raise UserError(f"{out} takes the predictions of one task; give a folder for several")
+    results = []
+    for request in requests:
+        found = judge(one, request, again=again, out=None if single else out)
+        clean = clean_scores(request, found, without)
+        if single and out is not None:
+            found.kept.evaluation.write_predictions(out)
+        if ledger is not None:
+            add_to_ledger(ledger, one, request, found)
+        results.append((request, found, clean))
+        if not as_json:
+            show(one, request, found, clean)
+            print(f"predictions: {out if single else found.kept.folder}")
+    scored = {request.task.name: found.kept.evaluation.scores for request, found, _ in results}
+    average = judging.suite_average(suite, scored)
     if as_json:
-        show_json(evaluation, about | {"skipped": loaded.skipped})
-    else:
-        show(evaluation, about, loaded.skipped)
-        if out is not None:
-            print(f"predictions: {out}")
+        import json
+
+        told = [as_object(one, request, found, clean) for request, found, clean in results]
+        several = {"tasks": told} | ({"average": judging.as_numbers(average)} if average else {})
+        print(json.dumps(told[0] if len(told) == 1 and not suite else several, indent=2))
+    elif average is not None:
+        print(f"\n{suite}, averaged as in the papers: {average.value:.2f} [{judging.bounds(average)}]")
 
 
 def on_corpus(
@@ -144,44 +166,113 @@ def on_corpus(
     )
 
 
-def show_json(evaluation: "Evaluation", about: dict[str, Any]) -> None:
-    import json
+def clean_scores(request: "Wanted", found: "Judged", without: Path | None) -> "dict[str, Interval] | None":
+    """The scores of the items that are not in a file of item numbers."""
+    if without is None:
+        return None
+    from deepnarrow.measure.evaluate import scores_of
+    from deepnarrow.measure.judging.items import read_numbers
 
-    names = ("task", "task_version", "n", "truncated", "search", "seconds", "baseline_name")
-    scores = {
-        name: {"value": found.value, "low": found.low, "high": found.high, "baseline": evaluation.baseline[name]}
-        for name, found in evaluation.scores.items()
+    dropped = read_numbers(without, items=request.items, n=found.kept.evaluation.n)
+    left = [one for one in found.kept.evaluation.predictions if one.number not in dropped]
+    if not left:
+        raise UserError(f"{without} names every item of {request.task.name}, so nothing is left to score")
+    return scores_of(request.task, left, samples=1000, seed=request.seed)
+
+
+def check_batches(one: "Subject", requests: "list[Wanted]", *, as_json: bool) -> None:
+    """Ask the same at several batch sizes; exit code 1 where an answer changes by more than a tie."""
+    from deepnarrow.measure.judging.invariance import check
+
+    told = []
+    for request in requests:
+        found = check(one.opened, request)
+        told.append(found.to_json())
+        if not as_json:
+            for line in found.lines():
+                print(line)
+    if as_json:
+        import json
+
+        print(json.dumps(told[0] if len(told) == 1 else told, indent=2))
+    if any(row["differing"] for row in told):
+        raise typer.Exit(1)
+
+
+def add_to_ledger(ledger: Path, one: "Subject", request: "Wanted", found: "Judged") -> None:
+    from deepnarrow.measure.ledger import append
+
+    about = found.kept.about
+    records = found.kept.evaluation.records(
+        model=one.origin,
+        shape=about["model"]["shape"],
+        split=request.split,
+        parameters=about["model"]["parameters"],
+        conditions=request.differences,
+        extra={"data": about["data"], "skipped": about["skipped"], "dtype": one.dtype},
+    )
+    append(ledger, records)
+
+
+def as_object(
+    one: "Subject", request: "Wanted", found: "Judged", clean: "dict[str, Interval] | None"
+) -> dict[str, Any]:
+    from deepnarrow.measure.judging.kept import scores_json
+
+    about = found.kept.about
+    return {
+        "model": one.origin,
+        "shape": about["model"]["shape"],
+        "split": request.split,
+        "data": about["data"],
+        "skipped": about["skipped"],
+        **scores_json(found.kept.evaluation),
+        **({"without": {name: judging.as_numbers(row) for name, row in clean.items()}} if clean else {}),
+        "kept": str(found.kept.folder),
+        "reused": found.reused,
     }
-    print(json.dumps(about | {name: getattr(evaluation, name) for name in names} | {"scores": scores}, indent=2))
 
 
-def show(evaluation: "Evaluation", about: dict[str, Any], skipped: int) -> None:
+def show(one: "Subject", request: "Wanted", found: "Judged", clean: "dict[str, Interval] | None") -> None:
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from deepnarrow.cli.shapes import terminal_width
-
-    console = Console(width=terminal_width(), highlight=False)
+    evaluation, about = found.kept.evaluation, found.kept.about
+    console = judging.console()
     console.print(
-        f"\n[bold]{escape(evaluation.task)}[/], {about['split']}: {escape(about['model'])} ({about['shape']})"
+        f"\n[bold]{escape(evaluation.task)}[/], {request.split}: {escape(one.origin)} ({about['model']['shape']})",
+        soft_wrap=True,
     )
     grid = Table(box=box.SIMPLE_HEAD, header_style="bold cyan", pad_edge=False, padding=(0, 2))
     grid.add_column("metric")
     for title in ("score", "95 % interval", "n", evaluation.baseline_name):
         grid.add_column(title, justify="right")
-    for name, found in evaluation.scores.items():
-        bounds = f"{found.low:.2f} to {found.high:.2f}"
-        grid.add_row(name, f"[bold]{found.value:.2f}[/]", bounds, f"{found.n:,}", f"{evaluation.baseline[name]:.2f}")
+    for name, row in evaluation.scores.items():
+        base = f"{evaluation.baseline[name]:.2f}"
+        grid.add_row(name, f"[bold]{row.value:.2f}[/]", judging.bounds(row), f"{row.n:,}", base)
+        if clean:
+            part = clean[name]
+            grid.add_row("  without those", f"{part.value:.2f}", judging.bounds(part), f"{part.n:,}", "")
+    for name, row in evaluation.more.items():
+        digits = 2 if name in UNITS else 3
+        value = f"{row.value:.{digits}f}"
+        grid.add_row(f"[dim]{name.replace('_', ' ')}[/]", value, judging.bounds(row, digits), f"{row.n:,}", "")
     console.print(grid)
-    notes = [f"by {evaluation.search}", f"{evaluation.seconds:.1f} s", f"data: {about['data']}"]
-    if evaluation.truncated:
-        notes.append(f"inputs cut to the task's length: {evaluation.truncated:,}")
-    if skipped:
-        notes.append(f"rows without an answer, left out: {skipped:,}")
-    for note in notes:
+    for note in notes(evaluation, about, found):
         console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
+
+
+def notes(evaluation: "Evaluation", about: Any, found: "Judged") -> list[str]:
+    lines = [f"by {evaluation.search}", f"{evaluation.seconds:.1f} s", f"data: {about['data']}"]
+    lines += [f"{name}: {said}" for name, said in evaluation.signatures.items()]
+    if evaluation.truncated:
+        lines.append(f"inputs cut to the task's length: {evaluation.truncated:,}")
+    if about["skipped"]:
+        lines.append(f"rows without an answer, left out: {about['skipped']:,}")
+    if found.reused:
+        lines.append(f"kept since {about['date']}, the same weights, items and protocol; --again evaluates anew")
+    return lines
 
 
 def list_tasks(*, as_json: bool) -> None:

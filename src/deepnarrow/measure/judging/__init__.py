@@ -1,0 +1,1 @@
+"""Judging: evaluations that are kept, compared with one another, and looked into."""
