@@ -17,6 +17,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -24,6 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 SWITCH, FOLDER = "DEEPNARROW_NATIVE", "DEEPNARROW_CACHE"
@@ -221,6 +225,55 @@ def _library() -> ctypes.CDLL:
 def flat(x: Tensor) -> Tensor:
     """[..., D] -> [N, D], contiguous."""
     return x.reshape(-1, x.shape[-1]).contiguous()
+
+
+class _Gathered(threading.local):
+    """Gradients of output matrices that embeddings add theirs to: by where the weights lie; None outside `gathered`."""
+
+    of: dict[int, Tensor] | None = None
+
+
+_gathered = _Gathered()
+
+
+@contextmanager
+def gathered() -> Iterator[None]:
+    """Around a backward pass: an embedding that is the output matrix too adds its rows to that one's gradient.
+
+    Otherwise each look-up makes a gradient as large as the matrix, nearly all of it zeros, for autograd to add up:
+    most of the time of an update on a few short texts that goes beside the products. Where `output_loss` made no
+    gradient for the matrix before, nothing is gained and nothing changes.
+    """
+    _gathered.of = {}
+    try:
+        yield
+    finally:
+        _gathered.of = None
+
+
+def embed(ids: Tensor, weight_VD: Tensor) -> Tensor:
+    """Rows of the matrix, one for each id."""
+    result: Tensor = _Embed.apply(weight_VD, ids)
+    return result
+
+
+class _Embed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight_VD: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.weight = weight_VD.data_ptr(), len(weight_VD)
+        return F.embedding(ids, weight_VD)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
+        (ids,), (where, vocab) = ctx.saved_tensors, ctx.weight
+        slope = gradients[0]
+        whole_VD = None if _gathered.of is None else _gathered.of.get(where)
+        if whole_VD is None or whole_VD.dtype is not slope.dtype:
+            return torch.ops.aten.embedding_dense_backward(slope, ids, vocab, -1, False), None
+        whole_VD.index_add_(0, ids.flatten(), slope.flatten(0, -2))
+        return None, None
 
 
 def linear(x: Tensor, weight_FD: Tensor, dtype: torch.dtype) -> Tensor:
@@ -450,6 +503,7 @@ class _OutputLoss(torch.autograd.Function):
             if weight_gradient is not None:
                 product(logits_NV.T, part_ND, weight_gradient, add=start > 0)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.weight = weight_VD.data_ptr()
         nll = nll_N.sum()
         ctx.mark_non_differentiable(nll)
         return objective_N.sum() / divisor, nll
@@ -461,4 +515,7 @@ class _OutputLoss(torch.autograd.Function):
         if gradients[0] != 1:
             hidden_gradient = hidden_gradient * gradients[0]
             weight_gradient = None if weight_gradient is None else weight_gradient * gradients[0]
+        if _gathered.of is not None and weight_gradient is not None:
+            # Another tensor over the same memory: autograd sees that nobody else holds its own, and copies nothing.
+            _gathered.of[ctx.weight] = weight_gradient.detach()
         return hidden_gradient, weight_gradient, None, None, None, None

@@ -328,7 +328,9 @@ class T5(nn.Module):
         return self.decoder
 
     def _embed(self, ids: Tensor) -> Tensor:
-        x_BLD = self.embedding(ids)
+        weight_VD = self.embedding.weight
+        hooked = self.embedding._forward_hooks or self.embedding._forward_pre_hooks
+        x_BLD = native.embed(ids, weight_VD) if native.usable(weight_VD) and not hooked else self.embedding(ids)
         if compute_dtype(x_BLD) is torch.float16:
             raise UserError(NO_FLOAT16)
         return x_BLD

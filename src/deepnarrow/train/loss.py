@@ -97,7 +97,8 @@ def accumulate(
             objective, nll = native.output_loss(
                 hidden_ND.float() * scale, weight_VD, targets_N, z_loss=z_loss, divisor=divisor, rows=rows
             )
-            objective.backward()
+            with native.gathered():
+                objective.backward()
             return Sums(nll, int(targets_N.numel()))
         leaf_ND = hidden_ND.detach().requires_grad_()
         nll = torch.zeros((), device=device)
