@@ -75,6 +75,15 @@ def test_one_file_is_split_by_the_input_and_stays_so(tmp_path: Path) -> None:
         assert {pair.inputs.removeprefix("answer me: ") for pair in load_pairs(worded, side)} - {"new"} == sides[side]
 
 
+def test_rows_drawn_by_a_hash_of_their_text_are_split_as_fairly(shared: Path) -> None:
+    """These 5,000 rows were drawn by the SHA-256 of their text; a split by the same hash puts nearly all in train."""
+    task = own_task(shared / "data/ag_news/train.jsonl.gz", inputs="{text}", target="{label}")
+    counts = [len(load_pairs(task, side)) for side in SIDES]
+    assert sum(counts) == 5000
+    assert abs(counts[0] - 4000) < 100
+    assert all(400 < count < 600 for count in counts[1:])
+
+
 def test_the_origin_names_content_and_share(tmp_path: Path) -> None:
     path = as_jsonl(tmp_path / "moods.jsonl", MOODS)
     origin = load(own_task(path), "train+test").origin

@@ -235,8 +235,8 @@ def own_words(template: str, row: Row) -> str:
 
 
 def place(text: str) -> float:
-    """Where a text falls in [0, 1), by its SHA-256."""
-    return int.from_bytes(sha256(text.encode()).digest()[:6]) / 2**48
+    """Where a text falls in [0, 1), by a hash. Salted: rows may have been drawn by a plain hash before."""
+    return int.from_bytes(sha256(b"split\n" + text.encode()).digest()[:6]) / 2**48
 
 
 def pairs(path: Path, inputs: str, target: str) -> Iterator[Pair | None]:
