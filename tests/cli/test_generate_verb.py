@@ -16,6 +16,7 @@ import torch
 
 from deepnarrow.cli import main
 from deepnarrow.cli.generate import Stream, one_line
+from deepnarrow.model.adapters import Base, save_prompt
 from deepnarrow.model.decode import Beam, Greedy, Sample, generate
 from deepnarrow.model.folder import open_model, save_model
 from deepnarrow.model.init import initialise
@@ -51,6 +52,47 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
         return stopped.value.code, output.out, output.err
 
     return call
+
+
+@pytest.fixture
+def prompts(folder: Path, tmp_path: Path) -> list[Path]:
+    """Two soft prompts of unequal length over the model."""
+    opened = open_model(folder)
+    base = Base.of(opened.model, str(folder))
+    for length in (3, 8):
+        opened.model.prompt = torch.nn.Parameter(
+            torch.randn(length, 32, generator=torch.Generator().manual_seed(length))
+        )
+        save_prompt(opened.model, base, tmp_path / f"prompt-{length}")
+    return [tmp_path / "prompt-3", tmp_path / "prompt-8"]
+
+
+def test_several_prompts_over_one_model(run: Any, folder: Path, prompts: list[Path], file: Path) -> None:
+    alone = [run(prompt, "--file", file, "--max-tokens", 9)[1].splitlines() for prompt in prompts]
+    assert alone[0] != alone[1]
+    code, out, _ = run(folder, "--file", file, "--max-tokens", 9, "--prompt", prompts[0], "--prompt", prompts[1])
+    assert code == 0
+    wanted = [
+        f"{name}\t{answer}" for pair in zip(*alone, strict=True) for name, answer in zip(prompts, pair, strict=True)
+    ]
+    assert out.splitlines() == wanted
+    code, out, _ = run(folder, "bee", "--max-tokens", 9, "--prompt", prompts[1], "--json")
+    found = json.loads(out)
+    assert (found["prompt"], found["outputs"][0]["text"]) == (str(prompts[1]), alone[1][TEXTS.index("bee")])
+    assert run(folder, "bee", "--max-tokens", 9, "--prompt", prompts[1], "--dtype", "bfloat16")[0] == 0
+
+
+def test_a_prompt_of_another_model_is_refused(run: Any, folder: Path, prompts: list[Path], tmp_path: Path) -> None:
+    other = T5(parse("tiny-nl1-dm32-ff64-kv8-v384-untied"))
+    initialise(other, seed=5)
+    save_model(other, tokenizer.load("bytes"), tmp_path / "other")
+    code, _, err = run(tmp_path / "other", "bee", "--prompt", prompts[0])
+    assert code == 2
+    assert "trained over other weights" in err
+    assert len(err.splitlines()) == 1
+    code, _, err = run(folder, "bee", "--prompt", folder)
+    assert code == 2
+    assert "is not an adapter" in err
 
 
 @pytest.fixture

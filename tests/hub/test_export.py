@@ -10,8 +10,10 @@ from deepnarrow.cli import main
 from deepnarrow.errors import UserError
 from deepnarrow.files import write_json
 from deepnarrow.hub.export import export
+from deepnarrow.model.adapters import Base, save_lora, save_prompt
 from deepnarrow.model.folder import open_model, save_model
 from deepnarrow.model.init import initialise
+from deepnarrow.model.lora import Lora, adapted, attach
 from deepnarrow.model.t5 import T5
 from deepnarrow.shapes import parse
 from deepnarrow.text.tokenizer import load
@@ -88,3 +90,53 @@ def test_the_verb_refuses_in_one_line(run: Path, tmp_path: Path, capsys: pytest.
         main(["export", str(tmp_path / "absent"), "--out", str(tmp_path / "out")])
     assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines() == [f"deepnarrow: no folder {tmp_path / 'absent'}"]
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    """A run of LoRA over a plain model beside it."""
+    model = T5(SHAPE)
+    initialise(model, 0)
+    save_model(model, load("bytes"), tmp_path / "base")
+    settings, base = Lora(rank=2), Base.of(model, str(tmp_path / "base"))
+    for number, one in enumerate(adapted(attach(model, settings)).values()):
+        torch.nn.init.normal_(one.up.weight, std=0.3, generator=torch.Generator().manual_seed(number))
+    folder = tmp_path / "lora"
+    save_lora(model, settings, base, folder / "checkpoints/step-00000010")
+    write_json(folder / "run.json", {"format": 1})
+    write_json(folder / "checkpoints.json", {"last": "step-00000010", "best": None})
+    return folder
+
+
+def test_lora_is_written_merged_or_as_it_is(lora: Path, tmp_path: Path) -> None:
+    ids = torch.tensor([[5, 6, 1]]), torch.tensor([[7, 1]])
+    wanted = open_model(lora).model(*ids)
+    export(lora, tmp_path / "merged")
+    merged = open_model(tmp_path / "merged")
+    assert merged.adapter is None
+    assert torch.equal(merged.model(*ids), wanted)
+    written = export(lora, tmp_path / "small", to="peft")
+    assert set(written.files) == {"adapter_config.json", "adapter_model.safetensors", "base.json"}
+    assert torch.equal(open_model(tmp_path / "small").model(*ids), wanted)
+    export(lora, tmp_path / "small", to="peft")  # replaced
+    with pytest.raises(UserError, match="kept in float32"):
+        export(lora, tmp_path / "low", to="peft", dtype="bfloat16")
+    with pytest.raises(UserError, match="whole model and no adapter"):
+        export(tmp_path / "base", tmp_path / "none", to="peft")
+    with pytest.raises(UserError, match="holds more than a model"):
+        export(lora, lora, to="peft")
+
+
+def test_a_prompt_is_written_for_peft_alone(tmp_path: Path) -> None:
+    model = T5(SHAPE)
+    initialise(model, 0)
+    save_model(model, load("bytes"), tmp_path / "base")
+    base = Base.of(model, str(tmp_path / "base"))
+    model.prompt = torch.nn.Parameter(torch.randn(3, 32))
+    save_prompt(model, base, tmp_path / "prompt")
+    with pytest.raises(UserError, match="use --to peft"):
+        export(tmp_path / "prompt", tmp_path / "out")
+    export(tmp_path / "prompt", tmp_path / "out", to="peft")
+    found = open_model(tmp_path / "out").model.prompt
+    assert found is not None
+    assert torch.equal(found, model.prompt)

@@ -13,17 +13,19 @@ def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a Hugging Face folder or a hub name.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; a model folder there is replaced.")],
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, which halves the file.")] = "float32",
-    to: Annotated[str, typer.Option(help="The format: hf, for transformers.")] = "hf",
+    to: Annotated[str, typer.Option(help="The format: hf, for transformers; peft, an adapter alone.")] = "hf",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Write a run as a folder that transformers loads: its best checkpoint if one is marked, else its last.
 
     What transformers has no word for (tied keys and values, fewer key/value heads, shared stacks) is written out as
-    equal tensors: it computes the same, in more memory, and this program reads the compact model back.
+    equal tensors: it computes the same, in more memory, and this program reads the compact model back. A LoRA run is
+    written merged, or with --to peft as PEFT's adapter over its base, as a soft prompt always is.
 
     \b
     Example:
       deepnarrow export runs/squad --out squad-small
+      deepnarrow export runs/sst2-lora --out sst2-lora --to peft
       deepnarrow export google/t5-efficient-tiny --out tiny-bf16 --dtype bfloat16
     """
     from deepnarrow.hub.export import export as write
@@ -39,5 +41,5 @@ def export(
     print(f"from {written.origin}")
     for name, size in written.files.items():
         print(f"  {name:<24} {size:>13,} bytes")
-    if not written.has_tokenizer:
+    if not written.has_tokenizer and to == "hf":
         print("The source has no tokenizer, so this folder has none either.")

@@ -22,6 +22,10 @@ CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)
 def generate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a Hugging Face folder or a hub name.")],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text to answer.")] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="A soft prompt over MODEL; several: an answer with each, in one batch."),
+    ] = None,
     file: Annotated[str | None, typer.Option(metavar="FILE", help="Texts, one a line; - is standard input.")] = None,
     beam: Annotated[int | None, typer.Option(help="Search with a beam of this width; default: greedily.")] = None,
     length_penalty: Annotated[
@@ -48,13 +52,14 @@ def generate(
       deepnarrow generate runs/nq "nq question: who wrote hamlet?"
       deepnarrow generate google/t5-efficient-tiny "The <extra_id_0> walks in <extra_id_1> park" --beam 4
       deepnarrow generate runs/summaries --file articles.txt --max-tokens 128 --json > answers.jsonl
+      deepnarrow generate runs/tiny-dl2 "a fine film" --prompt runs/sentiment --prompt runs/topic
       deepnarrow generate runs/nq "nq question: who wrote hamlet?" --temperature 0.8 --top-p 0.9 --num-return 5
     """
     check_options(beam, length_penalty, temperature, top_k, top_p, num_return)
     texts = read_texts(text, file)
 
     from deepnarrow.model.decode import Beam, Greedy, Sample, generate_each
-    from deepnarrow.model.folder import open_model, resolve_device, resolve_dtype
+    from deepnarrow.model.folder import open_model, open_prompts, resolve_device, resolve_dtype
     from deepnarrow.progress import progress
 
     search: Search = Greedy()
@@ -64,16 +69,25 @@ def generate(
         warmth = 1.0 if temperature is None else temperature
         search = Sample(warmth, top_k=top_k, top_p=top_p, seed=seed, num_return=num_return)
 
-    opened = open_model(model, device=resolve_device(device), dtype=resolve_dtype(dtype), revision=revision)
+    names: list[str | None] = [*prompt] if prompt else [None]
+    if prompt:  # they know their base by its weights as they were
+        resolved = resolve_dtype(dtype)
+        opened = open_model(model, device=resolve_device(device), revision=revision)
+        vectors = open_prompts(prompt, opened)
+        opened.model.to(resolved)
+    else:
+        vectors = []
+        opened = open_model(model, device=resolve_device(device), dtype=resolve_dtype(dtype), revision=revision)
     tokenizer = opened.tokenizer
     if tokenizer is None:
         raise UserError(
             f"{opened.origin} has no tokenizer, so it can neither read nor write text; put its tokenizer.json or "
             "spiece.model into that folder"
         )
-    inputs = [[*ids, tokenizer.eos] for ids in tokenizer.encode_batch(texts)]
+    inputs = [[*ids, tokenizer.eos] for ids in tokenizer.encode_batch(texts) for _ in names]
+    asked = [(text, name) for text in texts for name in names]
     out = sys.stdout  # a progress bar would put a stand-in here that writes to standard error
-    live = file is None and not as_json and num_return == 1 and beam is None and out.isatty()
+    live = len(asked) == 1 and file is None and not as_json and num_return == 1 and beam is None and out.isatty()
     stream = Stream(tokenizer, out) if live else None
     each = generate_each(
         opened.model,
@@ -84,17 +98,18 @@ def generate(
         eos=tokenizer.eos,
         vocab_limit=tokenizer.size,
         on_token=stream,
+        prompts=vectors * len(texts) if vectors else None,
     )
     if stream:
         for _, outputs in each:
             stream.end(tokenizer.decode(outputs[0].ids))
     elif file is None or out.isatty():  # on a terminal the lines themselves show the progress
         for index, outputs in in_order(each):
-            show(texts[index], outputs, tokenizer, opened.origin, out, as_json=as_json)
+            show(*asked[index], outputs, tokenizer, opened.origin, out, as_json=as_json, named=len(names) > 1)
     else:
-        with progress("generate", len(texts)) as bar:
+        with progress("generate", len(asked)) as bar:
             for index, outputs in in_order(each):
-                show(texts[index], outputs, tokenizer, opened.origin, out, as_json=as_json)
+                show(*asked[index], outputs, tokenizer, opened.origin, out, as_json=as_json, named=len(names) > 1)
                 bar.advance()
 
 
@@ -182,9 +197,20 @@ def in_order(each: "Iterator[tuple[int, list[Output]]]") -> "Iterator[tuple[int,
 
 
 def show(
-    text: str, outputs: "list[Output]", tokenizer: "Tokenizer", origin: str, out: TextIO, *, as_json: bool
+    text: str,
+    prompt: str | None,
+    outputs: "list[Output]",
+    tokenizer: "Tokenizer",
+    origin: str,
+    out: TextIO,
+    *,
+    as_json: bool,
+    named: bool,
 ) -> None:
-    """One text's answers, written at once, so that an interrupt loses none that was found."""
+    """One text's answers, written at once, so that an interrupt loses none that was found.
+
+    Where there are several prompts each line begins with the name of its own, and a tab.
+    """
     answers = [tokenizer.decode(output.ids) for output in outputs]
     if as_json:
         import json
@@ -193,9 +219,11 @@ def show(
             {"text": answer, "score": output.score, "tokens": len(output.ids)}
             for answer, output in zip(answers, outputs, strict=True)
         ]
-        print(json.dumps({"input": text, "outputs": found, "model": origin}, ensure_ascii=False), file=out, flush=True)
+        row = {"input": text, "outputs": found, "model": origin} | ({"prompt": prompt} if prompt else {})
+        print(json.dumps(row, ensure_ascii=False), file=out, flush=True)
     else:
-        print("\n".join(one_line(answer) for answer in answers), file=out, flush=True)
+        front = f"{prompt}\t" if named else ""
+        print("\n".join(front + one_line(answer) for answer in answers), file=out, flush=True)
 
 
 def one_line(text: str) -> str:

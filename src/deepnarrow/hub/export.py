@@ -1,5 +1,6 @@
 """Write a model in another program's format. One function a format; each reads back what it wrote."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +8,9 @@ from typing import NamedTuple
 import torch
 
 from deepnarrow.errors import UserError, nearest
-from deepnarrow.model.folder import Opened, open_model, read_model, resolve_dtype, save_model
+from deepnarrow.files import whole_folder
+from deepnarrow.model import adapters
+from deepnarrow.model.folder import Opened, check_replaceable, open_model, read_model, resolve_dtype, save_model
 from deepnarrow.shapes import Shape
 
 
@@ -31,6 +34,8 @@ def export(name: str | Path, out: Path, *, dtype: str = "float32", to: str = "hf
     if to not in FORMATS:
         raise UserError(f"unknown format {to!r}; {nearest(to, FORMATS)}")
     opened = open_model(name, dtype=resolve_dtype(dtype))
+    if to == "peft" and dtype != "float32":
+        raise UserError(f"adapters are small and kept in float32; leave out --dtype {dtype}")
     FORMATS[to](opened, out)
     return Exported(
         folder=out,
@@ -45,6 +50,11 @@ def export(name: str | Path, out: Path, *, dtype: str = "float32", to: str = "hf
 
 def to_hugging_face(opened: Opened, out: Path) -> None:
     """A folder for transformers' T5ForConditionalGeneration (T5EncoderModel for an encoder alone)."""
+    if opened.model.prompt is not None:
+        raise UserError(
+            f"{opened.origin} is a soft prompt over a model that stays as it is, which transformers has no folder for; "
+            "use --to peft"
+        )
     save_model(opened.model, opened.tokenizer, out)
     again = read_model(out, dtype=opened.model.embedding.weight.dtype).state_dict()
     for name, tensor in opened.model.state_dict().items():
@@ -52,4 +62,20 @@ def to_hugging_face(opened: Opened, out: Path) -> None:
             raise OSError(f"{out} does not hold what was written to it ({name} differs); check the disk")
 
 
-FORMATS: dict[str, Callable[[Opened, Path], None]] = {"hf": to_hugging_face}
+def to_peft(opened: Opened, out: Path) -> None:
+    """A folder for PEFT's PeftModel.from_pretrained: the adapter alone, which names its base."""
+    if opened.adapter is None:
+        raise UserError(f"{opened.origin} is a whole model and no adapter, so there is nothing for PEFT; use --to hf")
+    files = [
+        opened.adapter / name for name in (*adapters.FILES, adapters.OLD_WEIGHTS) if (opened.adapter / name).is_file()
+    ]
+    check_replaceable(out, (*adapters.FILES, adapters.OLD_WEIGHTS))
+    with whole_folder(out) as temporary:
+        for file in files:
+            shutil.copyfile(file, temporary / file.name)
+    again, held = adapters.read_adapter(out).tensors, adapters.read_adapter(opened.adapter).tensors
+    if again.keys() != held.keys() or not all(torch.equal(again[name], held[name]) for name in held):
+        raise OSError(f"{out} does not hold what was written to it; check the disk")
+
+
+FORMATS: dict[str, Callable[[Opened, Path], None]] = {"hf": to_hugging_face, "peft": to_peft}

@@ -129,6 +129,8 @@ def _write(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tens
 
 def read_adapter(folder: Path) -> Adapter:
     """Read an adapter folder, of ours or of PEFT's; what cannot be done with it is a `UserError`."""
+    if not is_adapter(folder):
+        raise UserError(f"{folder} is not an adapter: it has no {CONFIG}, or a whole model beside it")
     settings, where = read_json(folder / CONFIG), folder / CONFIG
     if not isinstance(settings, dict):
         raise UserError(f"{where} is not a JSON object")
@@ -188,8 +190,14 @@ def read_base(folder: Path, settings: Mapping[str, Any]) -> Base | None:
 
 def check_base(adapter: Adapter, model: T5, origin: str) -> None:
     """The adapter must have been trained over these weights, where that is known."""
+    check_fingerprint(
+        adapter, fingerprint(model.state_dict()) if adapter.base and adapter.base.fingerprint else "", origin
+    )
+
+
+def check_fingerprint(adapter: Adapter, found: str, origin: str) -> None:
     wanted = adapter.base.fingerprint if adapter.base else None
-    if wanted is not None and (found := fingerprint(model.state_dict())) != wanted:
+    if wanted is not None and found != wanted:
         raise UserError(
             f"{adapter.folder} was trained over other weights than those of {origin} (fingerprints {wanted[:12]} and "
             f"{found[:12]}); give the base it was trained over"

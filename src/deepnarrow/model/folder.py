@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from deepnarrow.errors import UserError, nearest
 from deepnarrow.files import read_json, whole_folder, write_json
@@ -22,6 +23,7 @@ from deepnarrow.model.published import read_config, write_config
 from deepnarrow.model.t5 import NO_FLOAT16, T5
 from deepnarrow.model.tensors import read_tensors
 from deepnarrow.model.weights import as_tied, from_published, listed, to_published
+from deepnarrow.model.weights import fingerprint as weights_fingerprint
 from deepnarrow.shapes import Shape, parse, published
 from deepnarrow.text import tokenizer as tokenizers
 from deepnarrow.text.tokenizer import Tokenizer
@@ -94,6 +96,21 @@ def open_adapter(
     return under._replace(
         model=model.to(device, dtype).requires_grad_(True).eval(), origin=found.origin, adapter=found.folder
     )
+
+
+def open_prompts(names: Sequence[str | Path], base: Opened) -> list[Tensor]:
+    """Soft prompts [P, D] of runs or folders, all over one model, which must be in float32 as it was opened.
+
+    They go into `generate(..., prompts=...)`, where every input may have another.
+    """
+    found, held = [], weights_fingerprint(base.model.state_dict())
+    for name in names:
+        adapter = adapters.read_adapter(find(name).folder)
+        if adapter.lora is not None:
+            raise UserError(f"{name} is LoRA, not a soft prompt; open it by itself, as MODEL")
+        adapters.check_fingerprint(adapter, held, base.origin)
+        found.append(adapters.prompt_vectors(adapter, base.shape).to(base.model.embedding.weight.device))
+    return found
 
 
 def open_base(adapter: adapters.Adapter, base: str | Path | None, dropout: float) -> Opened:
