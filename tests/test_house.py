@@ -15,7 +15,10 @@ PACKAGE = ROOT / "src" / "deepnarrow"
 GROUND = {"errors", "files", "progress", "machine"}
 FLOORS = ["shapes", "text", "tasks", "model", "train", "measure", "hub", "cli"]  # a floor imports only those before it
 NO_TORCH = {"shapes", "text", "tasks"}
-ORACLES = {"transformers", "peft", "sklearn", "rouge_score", "scipy", "pytest", "hypothesis"}  # for tests alone
+ORACLES = {  # for tests alone
+    "transformers", "sentence_transformers", "seqeval", "peft", "sklearn", "rouge_score", "scipy", "pytest",
+    "hypothesis",
+}  # fmt: skip
 ALLOWED = {"text/salient/taggers.py": {"transformers"}}  # optional there: a user's own tagging model, loaded by name
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
