@@ -68,9 +68,9 @@ def student_quantile(beyond: float, df: float) -> float:
     return root(lambda t: beyond - student_beyond(t, df), 0.0, most)
 
 
-def root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising function passes 0, by halving."""
-    for _ in range(200):
+def root(rising: Callable[[float], float], low: float, high: float, *, within: float = 1e-12) -> float:
+    """Where a rising function passes 0, by halving, to within a share of its place."""
+    while high - low > within * max(abs(low), abs(high)):
         middle = (low + high) / 2
         if not low < middle < high:
             break

@@ -153,7 +153,10 @@ def same_referent(prediction: str, noun: str) -> float:
 
 
 def referents(predictions: Sequence[str], pairs: Sequence[Pair]) -> np.ndarray:
-    """[n], the items of `same_referent`; naming nothing is wrong, even where the noun asked about is the wrong one."""
+    """[n], the items of `same_referent`; naming nothing is wrong, even where the noun asked about is the wrong one.
+
+    There T5 counted it right, so that a model that writes nothing scored the share of wrong nouns.
+    """
     named = np.array([bool({*text.lower().split()} - DETERMINERS) for text in predictions], dtype=float)
     return best(same_referent)(predictions, pairs) * named
 

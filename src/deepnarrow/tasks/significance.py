@@ -17,7 +17,7 @@ Which method where, and how often each holds what it promises, was found by simu
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import ceil, sqrt
+from math import ceil, exp, log, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -140,6 +140,18 @@ def bootstrap(
     )
     low, high = np.quantile(drawn, corrected(drawn, value, acceleration(items, combine), len(items), level))
     return Interval(value, min(float(low), value), max(float(high), value), len(items))
+
+
+def resampled_median(
+    items: np.ndarray, combine: Combine = MEAN, *, samples: int = 1000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """What `rouge-score`'s bootstrap aggregator reports, and so T5's ROUGE: the median of the resamples for the score,
+    plain percentiles for its bounds. It is the mean, but for noise in the second decimal.
+    """
+    items = at_least_one(items)
+    drawn = np.concatenate([scored[0] for (scored,) in resampled(((items,),), combine, samples, seed)])
+    low, middle, high = np.quantile(drawn, [0.5 - checked(level) / 2, 0.5, 0.5 + level / 2])
+    return Interval(float(middle), float(low), float(high), len(items))
 
 
 def difference(
@@ -357,11 +369,12 @@ class Between(NamedTuple):
         if value == 0:
             return 1.0
 
-        def short(p: float) -> float:
+        def short(power: float) -> float:
+            p = exp(power)
             half = self.variance * student_quantile(p, self.df) ** 2
             return value**2 - half - (items * student_quantile(p, n - 1) ** 2 if n > 1 else 0.0)
 
-        return root(short, 1e-12, 1.0)
+        return exp(root(short, log(1e-12), 0.0, within=1e-6))
 
 
 def over(
@@ -372,18 +385,14 @@ def over(
     All runs of both sides are resampled by the same rows. The noise is how far apart resampling drives runs of a side.
     """
     signs = (1.0, -1.0)
-    n, most = len(sides[0][0]), max(width(one) for side in sides for one in side)
     whole = [np.array([float(combine(one)) for one in side]) for side in sides]
     drawn: list[np.ndarray] = []
     apart: list[list[np.ndarray]] = [[] for _ in sides]
-    for rows in resamples(n, most, samples, seed):
-        total = np.zeros(len(rows))
-        for place, side in enumerate(sides):
-            each = np.stack([scores(one, combine, rows) for one in side])
-            mean = each.mean(axis=0)
-            total += signs[place] * mean
-            apart[place].append(each - mean)
-        drawn.append(total)
+    for scored in resampled(sides, combine, samples, seed):
+        means = [each.mean(axis=0) for each in scored]
+        drawn.append(sum(sign * mean for sign, mean in zip(signs, means, strict=False)))
+        for parts, each, mean in zip(apart, scored, means, strict=True):
+            parts.append(each - mean)
     spreads = []
     for each, parts in zip(whole, apart, strict=True):
         runs = len(each)
@@ -391,6 +400,27 @@ def over(
         spreads.append(Spread(runs, float(each.var(ddof=1)) if runs > 1 else 0.0, float(noise)))
     value = sum(sign * float(each.mean()) for sign, each in zip(signs, whole, strict=False))
     return value, np.concatenate(drawn), tuple(spreads)
+
+
+def resampled(
+    sides: Sequence[Sequence[np.ndarray]], combine: Combine, samples: int, seed: int
+) -> Iterator[list[np.ndarray]]:
+    """The scores of each side's runs, [runs, s] a side, for chunks of resamples.
+
+    Where the score follows from means or sums, one product of how often each item was drawn serves all runs.
+    """
+    n, runs = len(sides[0][0]), [one for side in sides for one in side]
+    ends = np.cumsum([len(side) for side in sides])[:-1]
+    if not isinstance(combine, OfMeans | OfSums):
+        for rows in resamples(n, max(map(width, runs)), samples, seed):
+            yield np.split(np.stack([scores(one, combine, rows) for one in runs]), ends)
+        return
+    table = np.concatenate([columns(one) for one in runs], axis=1) / (n if isinstance(combine, OfMeans) else 1)
+    for rows in resamples(n, 1, samples, seed):
+        places = rows + n * np.arange(len(rows))[:, None]
+        times = np.bincount(places.ravel(), minlength=rows.size).reshape(rows.shape)
+        summed = (times.astype(np.float64) @ table).reshape(len(rows), len(runs), -1)
+        yield np.split(combine.function(summed).T, ends)
 
 
 def randomisation(
@@ -406,19 +436,18 @@ def randomisation(
     """
     a, b = same_items("the systems", (a, b))
     n = len(a)
-    both = np.concatenate([columns(a), columns(b)]) if a.ndim == 2 else np.concatenate([a, b])
     seen = abs(float(combine(a)) - float(combine(b))) * (1 - 1e-12) - 1e-12  # ties by rounding count as ties
-    apart = (columns(a) != columns(b)).any(axis=1)
     count = 0
-    own, other = np.arange(n), np.arange(n, 2 * n)
+    if combine == MEAN:
+        gains = (100 / n) * (columns(a) - columns(b))[:, 0]
+        gains = gains[gains != 0]  # where both answer alike, a swap changes nothing
+        for swap in coins(len(gains), 1, samples, seed):
+            count += int((np.abs(gains.sum() - 2 * (swap @ gains)) >= seen).sum())
+        return (1 + count) / (1 + samples)
+    both, own, other = np.concatenate([a, b]), np.arange(n), np.arange(n, 2 * n)
     for swap in coins(n, 2 * width(a), samples, seed):
-        if combine == MEAN:
-            gained = (100 / n) * (np.where(swap[:, apart], -1.0, 1.0) @ (columns(a) - columns(b))[apart, 0])
-        else:
-            gained = scores(both, combine, np.where(swap, other, own)) - scores(
-                both, combine, np.where(swap, own, other)
-            )
-        count += int((np.abs(gained) >= seen).sum())
+        one = scores(both, combine, np.where(swap, other, own))
+        count += int((np.abs(one - scores(both, combine, np.where(swap, own, other))) >= seen).sum())
     return (1 + count) / (1 + samples)
 
 
@@ -473,7 +502,7 @@ def coins(n: int, columns: int, samples: int, seed: int) -> Iterator[np.ndarray]
     if samples < 1:
         raise UserError(f"{samples} swaps are none; ask for 1,000 or more")
     generator = np.random.Generator(np.random.Philox(seed))
-    chunk = max(1, CELLS // (n * columns))
+    chunk = max(1, CELLS // max(n * columns, 1))
     for start in range(0, samples, chunk):
         yield generator.integers(0, 2, size=(min(chunk, samples - start), n), dtype=np.uint8).astype(bool)
 
