@@ -1,10 +1,11 @@
 """The two distributions that intervals and tests need, in a page of arithmetic: beta's and Student's.
 
 Both rest on the regularised incomplete beta function, computed by its continued fraction (DLMF 8.17.22, evaluated from
-the front by Lentz's method). Quantiles are found by halving. Ten digits, at a tenth of a millisecond to a call.
+the front by Lentz's method). Quantiles are found by root finding. Nine digits or more.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import exp, lgamma, log, log1p
 
 TINY = 1e-300
@@ -56,23 +57,38 @@ def student_beyond(t: float, df: float) -> float:
     return beta_below(df / (df + t * t), df / 2, 0.5)
 
 
+@lru_cache(maxsize=4096)
 def student_quantile(beyond: float, df: float) -> float:
     """The t with P(|T| >= t) = beyond: 1.96 for 0.05 and endless degrees of freedom.
 
     >>> round(student_quantile(0.05, 2), 4), round(student_quantile(0.05, 1e6), 4)
     (4.3027, 1.96)
     """
-    most = 10.0
+    if beyond >= 1:
+        return 0.0
+    most = 1.0
     while student_beyond(most, df) > beyond:
         most *= 10
-    return root(lambda t: beyond - student_beyond(t, df), 0.0, most)
+    return exp(root(lambda power: log(beyond / max(student_beyond(exp(power), df), TINY)), -40.0, log(most)))
 
 
-def root(rising: Callable[[float], float], low: float, high: float, *, within: float = 1e-12) -> float:
-    """Where a rising function passes 0, by halving, to within a share of its place."""
-    while high - low > within * max(abs(low), abs(high)):
-        middle = (low + high) / 2
-        if not low < middle < high:
+def root(rising: Callable[[float], float], low: float, high: float) -> float:
+    """Where a rising function passes 0: by the chord, halving the weight of an end that stays (Illinois), and every
+    third time by halving, so that no function can stall it."""
+    at_low, at_high, kept, x = rising(low), rising(high), 0, high
+    if at_low >= 0 or at_high <= 0:
+        return low if at_low >= 0 else high
+    for step in range(300):
+        last, x = x, (low + high) / 2 if step % 3 == 2 else (low * at_high - high * at_low) / (at_high - at_low)
+        value = rising(x)
+        if value == 0 or abs(x - last) <= 1e-13 * abs(x) or high - low <= 1e-13 * max(abs(low), abs(high)):
             break
-        low, high = (low, middle) if rising(middle) > 0 else (middle, high)
-    return (low + high) / 2
+        if value > 0:
+            high, at_high = x, value
+            at_low *= 0.5 if kept > 0 else 1.0
+            kept = 1
+        else:
+            low, at_low = x, value
+            at_high *= 0.5 if kept < 0 else 1.0
+            kept = -1
+    return x

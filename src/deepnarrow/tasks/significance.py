@@ -374,7 +374,7 @@ class Between(NamedTuple):
             half = self.variance * student_quantile(p, self.df) ** 2
             return value**2 - half - (items * student_quantile(p, n - 1) ** 2 if n > 1 else 0.0)
 
-        return exp(root(short, log(1e-12), 0.0, within=1e-6))
+        return exp(root(short, log(1e-12), 0.0))
 
 
 def over(
@@ -550,7 +550,8 @@ def acceleration(items: np.ndarray, combine: Combine) -> float:
         return 0.0
     off = without.mean() - without
     spread = float((off**2).sum())
-    return float((off**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
+    below = 6 * spread**1.5  # 0 also where the square of a tiny spread is too small for a float
+    return float((off**3).sum()) / below if below > 0 else 0.0
 
 
 def expanded(n: int, level: float) -> tuple[float, float]:
