@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 
 import torch
+from examples import TRAIN, encoded
 
 from deepnarrow import machine, tasks
 from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
 from deepnarrow.shapes import parse
-from deepnarrow.text.batches import BATCHINGS, WINDOW, PairBatches, encode_pairs
-from deepnarrow.text.tokenizer import load
+from deepnarrow.text.batches import BATCHINGS, WINDOW, PairBatches
+from deepnarrow.text.tokenizer import Tokenizer, load
 from deepnarrow.train import loss, optim
 from deepnarrow.train.config import PAIRS, Config
 
@@ -49,12 +50,9 @@ def main() -> None:
     print(json.dumps(about | {"results": results, "machine": machine.describe(), "commit": machine.commit()}))
 
 
-def measure(name: str, asked: argparse.Namespace, tokenizer: object) -> dict[str, dict[str, float]]:
+def measure(name: str, asked: argparse.Namespace, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
     task = tasks.get(name)
-    texts = tasks.load_pairs(task, "train", data=asked.data / FILES[name])
-    pairs = encode_pairs(
-        [(pair.inputs, pair.accepted[0]) for pair in texts], tokenizer, task.input_tokens, task.target_tokens
-    )
+    pairs = encoded(task, asked.data, tokenizer)
     config = Config(
         shape=asked.shape, steps=1, batch=asked.batch, input_length=task.input_tokens, objective=PAIRS,
         target_length=task.target_tokens, optimizer="adamw_scale", learning_rate=1e-3, schedule="constant", warmup=0,
@@ -97,14 +95,13 @@ def measure(name: str, asked: argparse.Namespace, tokenizer: object) -> dict[str
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-FILES = {"sst2": "sst2/train.jsonl", "squad": "squad/squad_train_sample.jsonl.gz"}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with sst2/ and squad/")
     parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--task", nargs="+", choices=FILES, default=list(FILES))
+    parser.add_argument("--task", nargs="+", choices=TRAIN, default=list(TRAIN))
     parser.add_argument("--shape", default="tiny")
     parser.add_argument("--batch", type=int, default=32, help="examples in one batch")
     parser.add_argument("--batches", type=int, default=16, help="batches of each layout, at most 64")
