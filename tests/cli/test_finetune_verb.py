@@ -196,3 +196,39 @@ def test_the_closed_book_protocols_choose_their_splits(model: Path, tmp_path: Pa
         )
         assert read_json(out / "run.json")["origin"]["pairs"] == pairs
         assert len([row for row in read_json_lines(out / "log.jsonl") if "exact_match" in row]) == judged
+
+
+@pytest.mark.parametrize("kind", ["lora", "prompt"])
+def test_light_adaptation_is_a_run_like_any_other(
+    kind: str, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    flags = (
+        ("--lora-targets", "all", "--lora-rank", 4)
+        if kind == "lora"
+        else ("--prompt-length", 6, "--prompt-init", "labels")
+    )
+    command = (model, "--task", "sst2", "--data", data, "--out", out, "--steps", 4, "--eval-every", 2, *QUICK)
+    assert run(*command, "--adapt", kind, *flags) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert open_model(out).adapter is not None
+    assert read_json(out / "run.json")["config"]["adapt"] == kind
+    for verb in (["evaluate", out, "--task", "sst2", "--data", data], ["generate", out, "sst2 sentence: a film"]):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(word) for word in verb])
+        assert not stopped.value.code, capsys.readouterr().err
+    assert run(*command, "--adapt", kind, *flags, "--json") == 0  # nothing is left to do
+    capsys.readouterr()
+    assert "another config: adapt" in refused(capsys, *command)
+
+
+def test_mistakes_of_light_adaptation(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = (model, "--task", "sst2", "--data", data, "--out", tmp_path / "run", *QUICK)
+    assert "lora_rank means something with adapt 'lora' only" in refused(capsys, *command, "--lora-rank", 2)
+    assert "did you mean prompt" in refused(capsys, *command, "--adapt", "promt")
+    assert "LoRA cannot adapt 'qv'" in refused(capsys, *command, "--adapt", "lora", "--lora-targets", "qv")
+    assert "unknown prompt init" in refused(capsys, *command, "--adapt", "prompt", "--prompt-init", "words")
+    assert "--parallel ddp" in refused(capsys, *command, "--adapt", "lora", "--parallel", "fsdp")
+    assert not (tmp_path / "run").exists()
