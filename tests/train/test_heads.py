@@ -68,7 +68,7 @@ def config(**values: object) -> Config:
 
 def run(made: Config, kind: str, out: Path, given: Lesson | None = None, **options: object) -> Result:
     wanted = given or lesson(kind)
-    return finetune_head(made, opened(), wanted, kind, out, device="cpu", tensorboard=False, quiet=True, **options)  # type: ignore[arg-type]
+    return finetune_head(made, opened(), wanted, out, kind=kind, device="cpu", tensorboard=False, quiet=True, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("kind", "steps"), [("classify", 40), ("tag", 60), ("embed", 40)])

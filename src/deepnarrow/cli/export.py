@@ -13,19 +13,21 @@ def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a Hugging Face folder or a hub name.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; a model folder there is replaced.")],
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, which halves the file.")] = "float32",
-    to: Annotated[str, typer.Option(help="The format: hf, for transformers; peft, an adapter alone.")] = "hf",
+    to: Annotated[str, typer.Option(help="The format: hf, peft (an adapter alone), sentence-transformers.")] = "hf",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Write a run as a folder that transformers loads: its best checkpoint if one is marked, else its last.
 
     What transformers has no word for (tied keys and values, fewer key/value heads, shared stacks) is written out as
     equal tensors: it computes the same, in more memory, and this program reads the compact model back. A LoRA run is
-    written merged, or with --to peft as PEFT's adapter over its base, as a soft prompt always is.
+    written merged, or with --to peft as PEFT's adapter over its base, as a soft prompt always is. Of a run with a head,
+    one that tags becomes a T5ForTokenClassification, one that embeds a sentence-transformers folder if so asked.
 
     \b
     Example:
       deepnarrow export runs/squad --out squad-small
       deepnarrow export runs/sst2-lora --out sst2-lora --to peft
+      deepnarrow export runs/vectors --out vectors --to sentence-transformers
       deepnarrow export google/t5-efficient-tiny --out tiny-bf16 --dtype bfloat16
     """
     from deepnarrow.hub.export import export as write

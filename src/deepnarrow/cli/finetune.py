@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepnarrow.cli import training
+from deepnarrow.cli import heads, training
 from deepnarrow.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ def finetune(
     ] = None,
     target_template: Annotated[
         str | None, typer.Option(metavar="TEXT", help='Your own file: what should come out, such as "{answer}".')
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Train the encoder alone, under a head: classify, tag or embed."),
     ] = None,
     mixture: Annotated[
         str | None,
@@ -123,7 +127,7 @@ def finetune(
     closed-book protocols), all Adafactor at a constant 0.001, packed; lora and prompt_tuning, as their papers, whose
     optimizer any other recipe takes with --adapt. With evaluations on the way, the best checkpoint
     is the best by the task's first metric on the validation split (of a mixture, by the average); with none, it is the
-    last. Ctrl-C saves and prints the command that goes on.
+    last. A --head drops the decoder; its short recipe learns at 0.01. Ctrl-C saves and prints the command that goes on.
 
     \b
     Example:
@@ -131,6 +135,7 @@ def finetune(
       deepnarrow finetune google/t5-efficient-mini --task squad --data squad --out runs/squad --recipe finetune_t5
       deepnarrow finetune runs/tiny-dl2 --task sst2,rte,boolq --mixture size,limit=5000 --data tasks --out runs/three
       deepnarrow finetune runs/tiny-dl2 --task sst2 --data sst2 --adapt lora --lora-targets all --out runs/sst2-lora
+      deepnarrow finetune runs/tiny-dl2 --task sst2 --data sst2 --head classify --out runs/sst2-encoder
       deepnarrow finetune runs/tiny-dl2 --task tickets.csv --input-template "ticket: {body}" --target-template "{team}"
         --seeds 3 --out runs/tickets
     """
@@ -153,12 +158,17 @@ def finetune(
         "input_length": max(one.input_tokens for one in chosen),
         "target_length": max(one.target_tokens for one in chosen),
     }
+    if head is not None:
+        heads.check(head, chosen, best)
+        from deepnarrow.train.heads import usual
+
+        written = usual(make.__name__, written)
     config = make("tiny", **{**lengths, **written})  # a mistake in a flag is told before anything is opened
     if config.adapt != "full":
         from deepnarrow.train import adapt as adapting
 
         adapting.check(config, execution)
-    if best is not None:
+    if best is not None and head is None:
         check_metric(best, chosen)
     split = split or recipes.TRAINED_ON.get(make.__name__, "train")
     judged = config.eval_every is not None
@@ -168,24 +178,28 @@ def finetune(
     ]
 
     from deepnarrow.model.folder import open_model
+    from deepnarrow.model.heads import encoder_shape
     from deepnarrow.train.finetune import finetune as run
 
     opened = open_model(model)
+    shape = opened.shape if head is None else encoder_shape(opened.shape)
+    train = run if head is None else partial(heads.run, head)
+    score = judge if head is None else heads.judge
     results = []
     for own_seed, folder in folders.items():
         seeded = written if own_seed is None else {**written, "seed": own_seed}
-        config = training.going_on(make(str(opened.shape), **{**lengths, **seeded}), folder, seeded)
+        config = training.going_on(make(str(shape), **{**lengths, **seeded}), folder, seeded)
         if own_seed is not None and len(folders) > 1:
             training.say(f"seed {own_seed}, in {folder}")
         results.append(
             training.supervise(
                 partial(
-                    run,
+                    train,
                     config,
                     opened,
                     lessons,
                     folder,
-                    evaluate=judge(opened, lessons, config) if judged else None,
+                    evaluate=score(opened, lessons, config) if judged else None,
                     best=best,
                     device=device,
                     peak_flops=training.peak_flops(config, device, folder),

@@ -9,8 +9,10 @@ import torch
 
 from deepnarrow.errors import UserError, nearest
 from deepnarrow.files import whole_folder
+from deepnarrow.hub import heads
 from deepnarrow.model import adapters
-from deepnarrow.model.folder import Opened, check_replaceable, open_model, read_model, resolve_dtype, save_model
+from deepnarrow.model.folder import Opened, check_replaceable, find, open_model, read_model, resolve_dtype, save_model
+from deepnarrow.model.heads import OpenedHead, as_vectors, is_head, open_head
 from deepnarrow.shapes import Shape
 
 
@@ -31,19 +33,28 @@ def export(name: str | Path, out: Path, *, dtype: str = "float32", to: str = "hf
 
     A model folder already there is replaced; a folder with anything else in it is a `UserError`.
     """
-    if to not in FORMATS:
-        raise UserError(f"unknown format {to!r}; {nearest(to, FORMATS)}")
+    known = [*FORMATS, *(one for one in heads.FORMATS if one not in FORMATS)]
+    if to not in known:
+        raise UserError(f"unknown format {to!r}; {nearest(to, known)}")
+    if is_head(find(name).folder):
+        return exported(heads.write(open_head(name, dtype=resolve_dtype(dtype)), out, to), out, dtype)
     opened = open_model(name, dtype=resolve_dtype(dtype))
+    if to not in FORMATS:
+        return exported(heads.write(as_vectors(opened), out, to), out, dtype)
     if to == "peft" and dtype != "float32":
         raise UserError(f"adapters are small and kept in float32; leave out --dtype {dtype}")
     FORMATS[to](opened, out)
+    return exported(opened, out, dtype)
+
+
+def exported(opened: Opened | OpenedHead, out: Path, dtype: str) -> Exported:
     return Exported(
         folder=out,
         origin=opened.origin,
         shape=opened.shape,
         parameters=sum(weight.numel() for weight in opened.model.parameters()),
         dtype=dtype,
-        files={path.name: path.stat().st_size for path in sorted(out.iterdir())},
+        files={path.name: path.stat().st_size for path in sorted(out.iterdir()) if path.is_file()},
         has_tokenizer=opened.tokenizer is not None,
     )
 

@@ -113,6 +113,14 @@ FORMATS: dict[str, Callable[[OpenedHead, Path], None]] = {
 }
 
 
+def write(opened: OpenedHead, out: Path, to: str) -> OpenedHead:
+    """Write the folder in one of `FORMATS`, and give back what was written."""
+    if to not in FORMATS:
+        raise UserError(f"{opened.origin} has a head; its formats are {' and '.join(FORMATS)}")
+    FORMATS[to](opened, out)
+    return opened
+
+
 def compare(written: dict[str, torch.Tensor], read: dict[str, torch.Tensor], out: Path) -> None:
     for name, tensor in written.items():
         if not torch.equal(read[name], tensor):

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from deepnarrow.errors import UserError, nearest
 from deepnarrow.files import read_json, whole_folder, write_json
-from deepnarrow.model.folder import check_replaceable, find, read_model, read_tokenizer, save_model
+from deepnarrow.model.folder import Opened, check_replaceable, find, read_model, read_tokenizer, save_model
 from deepnarrow.model.init import stream
 from deepnarrow.model.layers import dropped
 from deepnarrow.model.lora import adapted
@@ -162,6 +162,14 @@ class OpenedHead(NamedTuple):
     head: Head
     shape: Shape  # of the encoder alone
     origin: str
+
+
+def as_vectors(opened: Opened) -> OpenedHead:
+    """A plain model's encoder as one that embeds, with nothing learned for it."""
+    if opened.tokenizer is None:
+        raise UserError(f"{opened.origin} has no tokenizer, so text cannot be turned into ids; add its tokenizer.json")
+    model = with_head(opened.model, Head(kind="embed")).to(opened.model.embedding.weight).eval()
+    return OpenedHead(model, opened.tokenizer, model.head, model.shape, opened.origin)
 
 
 def open_head(

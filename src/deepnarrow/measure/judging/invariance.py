@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deepnarrow.errors import UserError
 from deepnarrow.measure.evaluate import encode, search_of, tokenizer_of
 from deepnarrow.measure.judging.judge import Wanted
 from deepnarrow.model.decode import Beam, Sample, Search, generate
 from deepnarrow.model.folder import Opened
+from deepnarrow.model.heads import OpenedHead
 from deepnarrow.model.likelihood import choose, rank, score
 from deepnarrow.model.t5 import PAD
 
@@ -78,8 +80,10 @@ class Invariance:
         return said
 
 
-def check(opened: Opened, wanted: Wanted) -> Invariance:
+def check(opened: Opened | OpenedHead, wanted: Wanted) -> Invariance:
     """Answer the items in three ways and compare."""
+    if isinstance(opened, OpenedHead):
+        raise UserError(f"{opened.origin} has a head; batches of models that write are checked here")
     tokenizer, task = tokenizer_of(opened), wanted.task
     rows, _ = encode([pair.inputs for pair in wanted.loaded.pairs], tokenizer, task.input_tokens)
     how = search_of(task, wanted.search, as_t5=wanted.as_t5)

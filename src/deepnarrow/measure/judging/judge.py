@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 
 from deepnarrow import tasks
 from deepnarrow.errors import UserError
-from deepnarrow.measure.evaluate import LIKELIHOOD, evaluate, search_of
+from deepnarrow.measure.evaluate import LIKELIHOOD, Evaluation, evaluate, search_of
+from deepnarrow.measure.heads import evaluate_head
 from deepnarrow.measure.judging import kept
 from deepnarrow.measure.judging.items import fingerprint
 from deepnarrow.measure.judging.kept import Kept
 from deepnarrow.measure.judging.subject import Subject, identity, plain_json
 from deepnarrow.model.decode import Search
+from deepnarrow.model.folder import Opened
+from deepnarrow.model.heads import OpenedHead
 from deepnarrow.tasks import Loaded, Task
 
 
@@ -79,8 +82,16 @@ def judge(one: Subject, wanted: Wanted, *, again: bool = False, out: Path | None
         found = kept.read(folder)
         if not wanted.likelihood or has_likelihood(found):
             return Judged(found, True)
-    evaluation = evaluate(
-        one.opened,
+    return Judged(kept.keep(folder, evaluated(one.opened, wanted), asked, about(one, wanted)), False)
+
+
+def evaluated(opened: Opened | OpenedHead, wanted: Wanted) -> Evaluation:
+    if isinstance(opened, OpenedHead):
+        if wanted.search is not None or wanted.as_t5 or wanted.likelihood:
+            raise UserError(f"{opened.origin} has a head, which answers in one pass; leave out how to search or score")
+        return evaluate_head(opened, wanted.task, wanted.loaded.pairs, seed=wanted.seed)
+    return evaluate(
+        opened,
         wanted.task,
         wanted.loaded.pairs,
         batch=wanted.batch,
@@ -89,7 +100,6 @@ def judge(one: Subject, wanted: Wanted, *, again: bool = False, out: Path | None
         likelihood=wanted.likelihood,
         seed=wanted.seed,
     )
-    return Judged(kept.keep(folder, evaluation, asked, about(one, wanted)), False)
 
 
 def place(one: Subject, wanted: Wanted, out: Path | None, asked: Mapping[str, Any]) -> Path:

@@ -13,6 +13,7 @@ from deepnarrow import tasks
 from deepnarrow.errors import UserError
 from deepnarrow.files import sha256
 from deepnarrow.model.folder import Opened, find, open_model, read_shape, resolve_device, resolve_dtype
+from deepnarrow.model.heads import OpenedHead, is_head, open_head
 from deepnarrow.shapes import Shape
 from deepnarrow.tasks import Task, own
 from deepnarrow.train.run_folder import FILE, read_run
@@ -48,8 +49,11 @@ class Subject:
         return read_shape(self.folder)
 
     @cached_property
-    def opened(self) -> Opened:
-        return open_model(self.folder, device=resolve_device(self.device), dtype=resolve_dtype(self.dtype))
+    def opened(self) -> Opened | OpenedHead:
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        if is_head(self.folder):
+            return open_head(self.folder, device=device, dtype=dtype)
+        return open_model(self.folder, device=device, dtype=dtype)
 
     @cached_property
     def home(self) -> Path:
