@@ -55,6 +55,7 @@ class Comparison(NamedTuple):
     needed      items at which a difference of this size would show; None where it already does, where there is none,
                 and where no number of items would do because the seeds differ too much
     together    comparisons made together, over which p was corrected
+    alike       every item is scored alike on both sides
     """
 
     difference: Interval
@@ -65,6 +66,7 @@ class Comparison(NamedTuple):
     seeds: tuple[int, int]
     needed: int | None
     together: int = 1
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ def bootstrap(
     drawn = np.concatenate(
         [scores(items, combine, rows) for rows in resamples(len(items), width(items), samples, seed)]
     )
-    low, high = np.quantile(drawn, corrected(drawn, value, acceleration(items, combine), len(items), level))
-    return Interval(value, min(float(low), value), max(float(high), value), len(items))
+    low, high = quantiles(drawn, corrected(drawn, value, acceleration(items, combine), len(items), level))
+    return Interval(value, min(low, value), max(high, value), len(items))
 
 
 def resampled_median(
@@ -175,8 +177,8 @@ def difference(
     if len(a) != len(b):
         raise UserError(f"a paired comparison needs the same items on both sides: {len(a)} and {len(b)} were given")
     value, drawn, _ = over(((a,), (b,)), combine, samples, seed)
-    low, high = np.quantile(drawn, expanded(len(a), level))
-    return Interval(value, float(low), float(high), len(a))
+    low, high = quantiles(drawn, expanded(len(a), level))
+    return Interval(value, low, high, len(a))
 
 
 def wilson(right: int, n: int, *, level: float = 0.95) -> Interval:
@@ -251,12 +253,12 @@ def over_seeds(
         low, high = interval(first, combine, level=level)[1:3]
     elif combine == MEAN:
         mean = np.mean(runs, axis=0)
-        low, high = np.quantile(drawn, corrected(drawn, value, acceleration(mean, combine), n, level))
+        low, high = quantiles(drawn, corrected(drawn, value, acceleration(mean, combine), n, level))
     else:
-        low, high = np.quantile(drawn, expanded(n, level))
+        low, high = quantiles(drawn, expanded(n, level))
     between = Between.of((spread,))
     within = combine == MEAN and all(((one >= 0) & (one <= 1)).all() for one in runs)  # a share: 0 to 100
-    found = between.widened(Interval(value, float(low), float(high), n), level)
+    found = between.widened(Interval(value, low, high, n), level)
     return found._replace(low=max(found.low, 0.0), high=min(found.high, 100.0)) if within else found
 
 
@@ -293,7 +295,9 @@ def compare(
     for pair, (one, spread), p, place in zip(pairs, found, adjusted, rank, strict=True):
         share = (1 - level) / (len(pairs) - int(place))  # the p that Holm asks of this one
         needed = None if p < 1 - level else items_needed(one.difference.value, one.n, spread, share)
-        done[pair] = one._replace(adjusted=p, needed=needed, together=len(pairs))
+        a, b = (runs[name] for name in pair)
+        alike = len(a) == len(b) and all(map(np.array_equal, a, b))
+        done[pair] = one._replace(adjusted=p, needed=needed, together=len(pairs), alike=alike)
     return done
 
 
@@ -310,13 +314,13 @@ def against(
         else:
             p, test = randomisation(one, other, combine, samples=samples, seed=seed), "approximate randomisation"
             value, drawn, _ = over((a, b), combine, samples, seed)
-            low, high = np.quantile(drawn, expanded(n, level))
-            found, variance = Interval(value, float(low), float(high), n), float(drawn.var())
+            low, high = quantiles(drawn, expanded(n, level))
+            found, variance = Interval(value, low, high, n), float(drawn.var())
         return Comparison(found, p, p, test, n, seeds, None), (variance, Between(0.0, 1.0))
     value, drawn, spreads = over((a, b), combine, samples, seed)
-    low, high = np.quantile(drawn, expanded(n, level))
+    low, high = quantiles(drawn, expanded(n, level))
     between, variance = Between.of(spreads), float(drawn.var()) * n / max(n - 1, 1)
-    found = between.widened(Interval(value, float(low), float(high), n), level)
+    found = between.widened(Interval(value, low, high, n), level)
     p = between.p(value, variance, n)
     return Comparison(found, p, p, "t over seeds and items", n, seeds, None), (variance, between)
 
@@ -565,6 +569,12 @@ def expanded(n: int, level: float) -> tuple[float, float]:
     low = NORMAL.cdf(-sqrt(n / (n - 1)) * student_quantile(1 - checked(level), n - 1))
     low = max(low, 1e-9)  # two items have no quantile wide enough
     return low, 1 - low
+
+
+def quantiles(drawn: np.ndarray, shares: Sequence[float]) -> tuple[float, float]:
+    """Two quantiles, as the (samples + 1) * share-th resample: of few resamples, others hold a little too little."""
+    low, high = np.quantile(drawn, shares, method="weibull")
+    return float(low), float(high)
 
 
 def corrected(drawn: np.ndarray, value: float, acceleration: float, n: int, level: float) -> list[float]:

@@ -16,6 +16,8 @@ def sentence(a: str, b: str, what: str, comparison: Comparison, *, level: float 
     >>> sentence("A", "B", "squad exact_match", even)
     'A and B are not distinguishable on squad exact_match: 0.6 [-1.1, 2.3], p = 0.48, n = 632; about 14,000 items would be needed'
     """  # noqa: E501
+    if comparison.alike:
+        return f"{a} and {b} score every item alike on {what}{conditions(comparison)}"
     found = comparison.difference
     if found.value < 0:
         a, b = b, a
