@@ -27,6 +27,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations of a model that is no run are kept below the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """A folder with a split of SST-2 and one of NQ."""
@@ -111,7 +117,8 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_mistakes(folder: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, data = str(folder), ["--data", str(rows)]
-    assert "name a model and a task" in refused(capsys, model)
+    assert "name a model and a task" in refused(capsys)
+    assert "was not fine-tuned on a task here" in refused(capsys, model)
     assert "did you mean squad" in refused(capsys, model, "--task", "sqaud")
     assert "holds no dev.jsonl" in refused(capsys, model, "--task", "sst2", "--split", "dev", *data)
     assert "no folder" in refused(capsys, str(tmp_path / "absent"), "--task", "sst2", *data)

@@ -91,12 +91,15 @@ def test_matthews_of_a_model_that_knows(knowing: Opened) -> None:
 
 
 @pytest.mark.parametrize("task", [sst2, nq], ids=["labels", "text"])
-@pytest.mark.parametrize("batch", [1, 2, 32])
-def test_the_batch_does_not_matter(blank: Opened, task: Callable[[], Task], batch: int) -> None:
+@pytest.mark.parametrize("batch", [1, 2, 32, None])
+def test_the_batch_does_not_matter(blank: Opened, task: Callable[[], Task], batch: int | None) -> None:
     pairs = REVIEWS + QUESTIONS
     found = evaluate(blank, task(), pairs, batch=batch, progress=False)
-    alone = [evaluate(blank, task(), [pair], batch=1, progress=False).predictions[0] for pair in pairs]
-    assert found.predictions == alone
+    for number, (one, pair) in enumerate(zip(found.predictions, pairs, strict=True)):
+        alone = evaluate(blank, task(), [pair], batch=1, progress=False).predictions[0]
+        assert (one.number, one.prediction, one.scores) == (number, alone.prediction, alone.scores)
+        assert one.log_probability == pytest.approx(alone.log_probability, abs=1e-4)
+        assert one.probabilities == (alone.probabilities and pytest.approx(alone.probabilities, abs=1e-4))
 
 
 def test_labels_are_chosen_by_likelihood(blank: Opened) -> None:
@@ -107,6 +110,75 @@ def test_labels_are_chosen_by_likelihood(blank: Opened) -> None:
     found = evaluate(blank, task, REVIEWS, progress=False)
     assert [one.prediction for one in found.predictions] == expected
     assert found.search == LIKELIHOOD
+
+
+def test_label_probabilities_are_the_likelihoods_shares(knowing: Opened, blank: Opened) -> None:
+    tokenizer, task = ByteTokenizer(), sst2()
+    found = evaluate(blank, task, REVIEWS, progress=False)
+    ids = [*tokenizer.encode(REVIEWS[1].inputs), 1]
+    nats = score(blank.model, [ids, ids], [[*tokenizer.encode(one), 1] for one in task.labels or ()])
+    each = np.exp(nats) / np.exp(nats).sum()
+    probabilities = found.predictions[1].probabilities
+    assert probabilities == pytest.approx(dict(zip(task.labels or (), each, strict=True)), abs=1e-5)
+    right = [one.probabilities[one.accepted[0]] for one in found.predictions if one.probabilities]
+    assert found.more["gold_probability"].value == pytest.approx(100 * np.mean(right))
+    assert found.more["gold_probability"].low < found.more["gold_probability"].value
+    sure = evaluate(knowing, task, REVIEWS, progress=False).more
+    assert sure["gold_probability"].value > 99
+    assert sure["ece"].value == pytest.approx(100 - sure["gold_probability"].value, abs=1e-6)  # all right, all so sure
+
+
+def test_as_t5_generates_labels(blank: Opened, knowing: Opened) -> None:
+    beside = evaluate(blank, sst2(), REVIEWS, as_t5=True, progress=False)
+    assert beside.main.value == 0  # what it writes is no label
+    assert evaluate(blank, sst2(), REVIEWS, progress=False).main.value > 0
+    assert beside.search == repr(Greedy())
+    assert beside.predictions[0].probabilities is None
+    assert evaluate(knowing, sst2(), REVIEWS, as_t5=True, progress=False).main.value == 100
+    wide = evaluate(blank, nq(beam=3), QUESTIONS, as_t5=True, progress=False)
+    assert wide.search == repr(Beam(3, length_penalty=0.6, normaliser="wu", early_stopping="never"))
+    assert evaluate(blank, nq(beam=3), QUESTIONS, progress=False).search == repr(Greedy())
+
+
+def test_likelihoods_of_answers(blank: Opened) -> None:
+    found = evaluate(blank, nq(), [*QUESTIONS, Pair("x", ["no"], negated=True)], likelihood=True, progress=False)
+    tokenizer = ByteTokenizer()
+    rows = [[*tokenizer.encode(pair.inputs), 1] for pair in QUESTIONS]
+    targets = [[*tokenizer.encode(pair.accepted[0]), 1] for pair in QUESTIONS]
+    nats = score(blank.model, rows, targets)
+    assert [one.log_likelihood for one in found.predictions] == [*(pytest.approx(one, abs=1e-4) for one in nats), None]
+    tokens, size = sum(map(len, targets)), sum(len(pair.accepted[0]) for pair in QUESTIONS)
+    assert found.more["perplexity"].value == pytest.approx(np.exp(-sum(nats) / tokens), rel=1e-4)
+    assert found.more["bits_per_byte"].value == pytest.approx(-sum(nats) / np.log(2) / size, rel=1e-4)
+    assert found.more["perplexity"].n == 3
+
+
+def test_equal_inputs_are_answered_once(blank: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    encode = T5.encode
+
+    def counted(self: T5, ids: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
+        seen.append(len(ids))
+        return encode(self, ids, *rest, **named)
+
+    monkeypatch.setattr(T5, "encode", counted)
+    found = evaluate(blank, nq(), [*QUESTIONS, *QUESTIONS], progress=False)
+    assert sum(seen) == len(QUESTIONS)
+    assert [one.prediction for one in found.predictions[:3]] == [one.prediction for one in found.predictions[3:]]
+    assert [one.number for one in found.predictions] == list(range(6))
+
+
+def test_grouped_and_whole_set_metrics(knowing: Opened) -> None:
+    """MultiRC's metrics judge the answers of one question together."""
+    pairs = [pair._replace(group="one" if place < 3 else "two") for place, pair in enumerate(REVIEWS)]
+    wrong = [*pairs[:4], pairs[4]._replace(accepted=["negative"])]
+    task = sst2(metrics=(tasks.get("multirc").metrics[1], tasks.get("sst2").metrics[0]))
+    found = evaluate(knowing, task, wrong, progress=False)
+    assert found.main.value == 50
+    assert found.main.n == 2
+    assert found.scores["accuracy"].value == 80
+    assert set(found.predictions[0].scores) == {"accuracy"}
+    assert found.predictions[4].pair == wrong[4]
 
 
 def test_text_is_generated_as_asked(blank: Opened) -> None:
@@ -153,9 +225,9 @@ def test_predictions_are_written_whole(knowing: Opened, tmp_path: Path) -> None:
     path = tmp_path / "new" / "predictions.jsonl"
     found.write_predictions(path)
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    assert rows[1] == {
-        "inputs": QUESTIONS[1].inputs, "accepted": ["1843"], "prediction": "1843",
-        "scores": {"exact_match": 1.0, "token_f1": 1.0},
+    assert rows[1] | {"log_probability": 0} == {
+        "number": 1, "inputs": QUESTIONS[1].inputs, "accepted": ["1843"], "prediction": "1843",
+        "scores": {"exact_match": 1.0, "token_f1": 1.0}, "input_tokens": 40, "log_probability": 0, "negated": False,
     }  # fmt: skip
     assert len(rows) == found.n == 3
 

@@ -97,7 +97,9 @@ def evaluations(
             assert one.kept is not None
             if identity(task_in(one.kept)) != identity(own):
                 raise UserError(f"{given[0].name} and {one.name} are evaluations of different tasks")
-        chosen, settings = [own], as_kept(settings, first)
+        # a model's own run knows where the rows of own data are, a kept evaluation only what they were
+        chosen = [opened[0].subjects[0].task(own.name)] if opened else [own]
+        settings = as_kept(settings, first)
     else:
         chosen = judging.chosen_tasks(opened[0].subjects[0], task, suite)
     found = []
