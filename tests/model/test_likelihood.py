@@ -88,9 +88,9 @@ def test_rank_encodes_each_input_once(model: T5, monkeypatch: pytest.MonkeyPatch
     encode, attention = model.encode, model.decoder.blocks[0].cross_attention
     look = attention.look_at
 
-    def counted_encode(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def counted_encode(ids: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
         seen.encoded += len(ids)
-        return encode(ids, mask)
+        return encode(ids, *rest, **named)
 
     def counted_look(memory: torch.Tensor) -> object:
         seen.crossed += len(memory)
