@@ -247,3 +247,17 @@ def test_identical_answers_are_said_to_be() -> None:
 def test_the_mean_is_the_default() -> None:
     a, b = np.array([0.5, 0.25]), np.array([0.0, 0.25])
     assert compare({"a": [a], "b": [b]}, samples=50)["a", "b"].difference.value == MEAN(a) - MEAN(b) == 25
+
+
+@pytest.mark.parametrize("items", [[1.0], [0.3], [0.0, 1.0], [0.5] * 5, [[0.0, 0.0, 0.0]] * 3])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_few_items_and_items_alike_do_not_crash(items: list, seeds: int) -> None:
+    combine = metrics.binary_f1("x").combine if isinstance(items[0], list) else MEAN
+    one = np.array(items)
+    other = one if one.ndim == 2 else 1 - one
+    for b in (one, other):
+        found = compare({"a": [one] * seeds, "b": [b] * seeds}, combine, samples=50)["a", "b"]
+        assert found.difference.low <= found.difference.value <= found.difference.high
+        assert 0.5 ** (len(one) - 1) <= found.p <= 1  # no test may claim more of so few items
+        assert np.isfinite(over_seeds([one] * seeds, combine, samples=50)).all()
+        assert sentence("a", "b", "x", found)
