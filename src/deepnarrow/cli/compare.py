@@ -60,7 +60,7 @@ def compare(
         "split": split, "data": data, "limit": limit, "batch": batch, "beam": beam, "as_t5": as_t5, "seed": seed,
     }  # fmt: skip
     tables = [
-        compared(chosen, found, metric, seed=seed)
+        compared(chosen, found, metric, every=suite is not None, seed=seed)
         for chosen, found in evaluations(systems, task, suite, settings, again=again)
     ]
     averages = suite_averages(suite, tables, names)

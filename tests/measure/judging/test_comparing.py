@@ -10,7 +10,7 @@ import pytest
 from deepnarrow import tasks
 from deepnarrow.errors import UserError
 from deepnarrow.measure.evaluate import Evaluation, Prediction, baseline, scores_of
-from deepnarrow.measure.judging.comparing import compared, system, task_in
+from deepnarrow.measure.judging.comparing import compared, items_of, system, task_in
 from deepnarrow.measure.judging.items import fingerprint
 from deepnarrow.measure.judging.judge import Wanted, judge
 from deepnarrow.measure.judging.kept import Kept
@@ -110,6 +110,22 @@ def test_only_the_same_items_are_compared() -> None:
         compared(COLA, {"a": [a], "b": [b]})
     with pytest.raises(UserError, match="is not scored by 'acuracy'; did you mean accuracy"):
         compared(COLA, {"a": [a]}, "acuracy")
+
+
+def test_kept_rows_are_the_metrics_rows(runs: Path, wanted: Ask) -> None:
+    kept = judge(subject(runs / "short"), wanted()).kept
+    [accuracy] = tasks.get("sst2").metrics
+    rows = kept.evaluation.predictions
+    np.testing.assert_array_equal(
+        items_of(accuracy, kept), accuracy.items([row.prediction for row in rows], [row.pair for row in rows])
+    )
+
+
+def test_a_suite_needs_every_metric() -> None:
+    pairs, answer = judgements(4)
+    systems = {"a": [answered(COLA, pairs, answer(0.7))]}
+    assert compared(COLA, systems).every_score == {}
+    assert set(compared(COLA, systems, every=True).every_score["a"]) == {"matthews", "accuracy"}
 
 
 def test_what_a_name_stands_for(runs: Path, wanted: Ask) -> None:

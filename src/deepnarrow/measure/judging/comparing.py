@@ -70,7 +70,7 @@ class Compared:
     pairs: Mapping[tuple[str, str], Comparison]
     baseline_name: str
     baseline: float
-    every_score: Mapping[str, Mapping[str, Interval]]  # of each system, by metric: for a suite's average
+    every_score: Mapping[str, Mapping[str, Interval]]  # of each system, by metric, where `every` was asked for
 
     @property
     def verdicts(self) -> list[str]:
@@ -135,6 +135,7 @@ def compared(
                 for one in task.metrics
             }
             for name, found in systems.items()
+            if every
         },
     )
 
@@ -149,8 +150,10 @@ def metric_of(task: Task, name: str | None) -> Metric:
 
 
 def items_of(metric: Metric, one: Kept) -> np.ndarray:
-    """The rows of a metric over kept predictions."""
+    """The rows of a metric over kept predictions: those that are kept, else made again, which gives the same."""
     predictions = one.evaluation.predictions
+    if all(metric.name in row.scores for row in predictions):
+        return np.array([row.scores[metric.name] for row in predictions])
     return metric.items([row.prediction for row in predictions], [row.pair for row in predictions])
 
 
