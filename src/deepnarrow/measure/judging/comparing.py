@@ -102,9 +102,14 @@ class Compared:
 
 
 def compared(
-    task: Task, systems: Mapping[str, Sequence[Kept]], metric: str | None = None, *, seed: int = 0
+    task: Task,
+    systems: Mapping[str, Sequence[Kept]],
+    metric: str | None = None,
+    *,
+    every: bool = False,
+    seed: int = 0,
 ) -> Compared:
-    """Compare kept evaluations by the task's main metric or another of it.
+    """Compare kept evaluations by the task's main metric or another of it; `every` metric is scored for a suite.
 
     Raises `UserError` where they are not of the same items.
     """
