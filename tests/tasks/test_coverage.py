@@ -150,7 +150,7 @@ def test_differences(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["score", "difference"])
 @pytest.mark.parametrize("spread", [0.0, 0.03])
 def test_three_seeds(kind: str, spread: float) -> None:
-    assert 0.9 <= held_over_seeds(kind, 3, spread, runs=100, samples=200) <= 1.0
+    assert 0.9 <= held_over_seeds(kind, 3, spread, runs=60, samples=200) <= 1.0
 
 
 def test_resampling_seeds_alone_would_not_do() -> None:
@@ -184,7 +184,7 @@ def wolf(kind: str, n: int, runs: int, samples: int) -> float:
 
 @pytest.mark.parametrize("kind", ["accuracy", "overlap", "seeds"])
 def test_alike_systems_seldom_differ(kind: str) -> None:
-    assert 0.0 < wolf(kind, 200, runs=150, samples=199) <= 0.09
+    assert 0.0 < wolf(kind, 200, runs=100, samples=199) <= 0.1
 
 
 def any_wolf(n: int, runs: int, samples: int, *, corrected: bool) -> float:
