@@ -1,11 +1,13 @@
 """Batches by a budget of tokens, and the encoder's pieces: nothing is lost, and nothing comes out otherwise."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepnarrow.model import inference
+from deepnarrow.model import inference, native
 from deepnarrow.model.decode import Beam, Greedy, generate
 from deepnarrow.model.inference import LEAST, batches_by_length, budget, distinct, encode_rows, pad
 from deepnarrow.model.likelihood import rank, score
@@ -70,6 +72,27 @@ def test_pieces_are_the_whole(model: T5, monkeypatch: pytest.MonkeyPatch, length
     torch.testing.assert_close(pieces_BLD[mask_BL], whole_BLD[mask_BL], atol=2e-6, rtol=1e-5)
     assert not pieces_BLD.isnan().any()
     assert len(lengths) == 1 or (len(taken) > 1 and max(taken) <= 64)
+
+
+def test_pieces_go_by_the_kernels_of_training(random_model: Callable[..., T5], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are any: then each block's feed-forward is one call, and outside nothing has changed."""
+    if native.library() is None:
+        pytest.skip("needs the compiled kernels")
+    model, input_BL, calls = random_model(SHAPE), pad(rows([40, 31, 30, 17])), []
+    fused = native.feed_forward
+    monkeypatch.setattr(native, "feed_forward", lambda *given: (calls.append(1), fused(*given))[1])
+    monkeypatch.setattr(inference, "PIECE", 64)
+    with inference.inference(model):
+        plain_BLD = model.encode(input_BL)
+        assert not calls
+        pieces_BLD, mask_BL = encode_rows(model, input_BL)
+        assert len(calls) == 2 * 3  # blocks times pieces: [40], [31, 30], [17]
+        assert not native.usable(input_BL.float())
+    torch.testing.assert_close(pieces_BLD[mask_BL], plain_BLD[mask_BL], atol=2e-6, rtol=1e-5)
+    low, before = model.to(torch.bfloat16), len(calls)
+    with inference.inference(low):
+        encode_rows(low, input_BL)
+    assert len(calls) == before
 
 
 @pytest.mark.parametrize("piece", [1, 48, 2048])

@@ -9,7 +9,7 @@ the encoder takes a batch in pieces, the decoder takes it whole.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepnarrow.errors import UserError
+from deepnarrow.model import native
 from deepnarrow.model.prompt import Prompts
 from deepnarrow.model.t5 import PAD, T5
 
@@ -117,8 +118,8 @@ def distinct(rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
 def encode_rows(model: T5, input_BL: Tensor, prompts: Prompts | None = None) -> tuple[Tensor, Tensor]:
     """The encoder's output [B, L, D] and its mask, for rows sorted by length, the longest first.
 
-    On a CPU in pieces of `PIECE` tokens, each only as wide as its own rows. With a learned prompt, the model's or the
-    rows' own `prompts`, L is longer by it.
+    On a CPU in pieces of `PIECE` tokens, each only as wide as its own rows, and by the kernels of training. With a
+    learned prompt, the model's or the rows' own `prompts`, L is longer by it.
     """
     mask_BL = input_BL != PAD
     whole_BL = model.memory_mask(mask_BL, prompts)
@@ -127,6 +128,7 @@ def encode_rows(model: T5, input_BL: Tensor, prompts: Prompts | None = None) -> 
         return model.encode(input_BL, mask_BL, prompts=prompts), whole_BL
     at_L = torch.arange(1, length + 1)
     used_B = (mask_BL * at_L).amax(-1).tolist()  # up to each row's last token
+    wide_weights = model.embedding.weight.dtype is torch.float32  # in bfloat16 the kernels round otherwise than torch
     parts = []
     at = 0
     while at < rows:
@@ -134,7 +136,8 @@ def encode_rows(model: T5, input_BL: Tensor, prompts: Prompts | None = None) -> 
         wide = max(used_B[at : at + size])
         here = slice(at, at + size)
         part = None if prompts is None else prompts.of(here)
-        part_BLD = model.encode(input_BL[here, :wide], mask_BL[here, :wide], prompts=part)
+        with native.without_gradient() if wide_weights else nullcontext():
+            part_BLD = model.encode(input_BL[here, :wide], mask_BL[here, :wide], prompts=part)
         parts.append(F.pad(part_BLD, (0, 0, 0, whole_BL.shape[1] - part_BLD.shape[1])))
         at += size
     return torch.cat(parts), whole_BL

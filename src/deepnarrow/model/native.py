@@ -71,7 +71,7 @@ def library() -> ctypes.CDLL | None:
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         print(
-            f"deepnarrow: training in plain PyTorch, which is slower ({reason}); {SWITCH}=0 hides this", file=sys.stderr
+            f"deepnarrow: running in plain PyTorch, which is slower ({reason}); {SWITCH}=0 hides this", file=sys.stderr
         )
         return None
     found.dn_start(parallel)
@@ -128,9 +128,28 @@ def _processor() -> str:
     return "".join(next((line for line in lines if line.startswith(word)), "") for word in ("model name", "flags"))
 
 
+class _Inference(threading.local):
+    wanted: bool = False
+
+
+_inference = _Inference()
+
+
+@contextmanager
+def without_gradient() -> Iterator[None]:
+    """Kernels also where no gradient is wanted, which pays for large batches; else they are left to training."""
+    before, _inference.wanted = _inference.wanted, True
+    try:
+        yield
+    finally:
+        _inference.wanted = before
+
+
 def usable(*tensors: Tensor | None) -> bool:
     """Whether kernels may run now, on these: plain float32 or bfloat16 tensors on a CPU, outside tracing."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    if not (torch.is_grad_enabled() or _inference.wanted):
         return False
     for x in tensors:
         if x is not None and (type(x) not in (Tensor, nn.Parameter) or x.device.type != "cpu" or x.dtype not in DTYPES):
