@@ -77,7 +77,7 @@ def dropped(x: Tensor, rate: float, *, training: bool, shared: bool = True, spli
         return x
     if not shared:
         return F.dropout(x, rate)
-    kept = noise.kept([*x.shape[:-2], 1, x.shape[-1]], rate, x.device, split=split)
+    kept = noise.shared(x.shape, rate, x.device, split=split)
     return (x * kept).to(x.dtype)
 
 
@@ -218,7 +218,7 @@ class FeedForward(nn.Module):
         if self.fusible(x):
             keep_BF, dtype = None, compute_dtype(x)
             if self.training and self.dropout:
-                keep_BF = noise.kept([*x.shape[:-2], 1, len(self.wi.weight)], self.dropout, x.device, split=-1)
+                keep_BF = noise.shared([*x.shape[:-1], len(self.wi.weight)], self.dropout, x.device, split=-1)
                 keep_BF = keep_BF.flatten(0, -2).contiguous()
             return native.feed_forward(x, self.wi.weight, self.wo.weight, keep_BF, dtype)
         hidden = self.activation(self.wi_0(x)) * self.wi_1(x) if self.gated else self.activation(self.wi(x))

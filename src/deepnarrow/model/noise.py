@@ -4,7 +4,7 @@ Every process draws for all rows and all channels, from the same seed, and keeps
 along the sequence (layers.py `dropped`), so they are few: a row in 500 of the numbers they multiply.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +23,9 @@ class Part:
     places: int = 1
 
 
+DRAWS = 8  # for each packed row and channel: the examples of a row take turns with them
+
+_examples: tuple[torch.Size, Tensor] | None = None  # [B, L], and which of all rows' draws each position takes
 _part = Part()  # of the process, not of a thread: the backward pass may draw again, in a thread of its own
 
 
@@ -35,6 +38,50 @@ def part(**changes: Any) -> Iterator[None]:
         yield
     finally:
         _part = before
+
+
+@contextmanager
+def examples(segments_BL: Tensor | None) -> Iterator[None]:
+    """Within the block, rows hold several examples each: every position's, from 1; None: a row is one example.
+
+    A draw for a whole packed row would be one for many examples, whose noise then no longer averages out in a batch.
+    """
+    with _taking(None if segments_BL is None else _turns(segments_BL)):
+        yield
+
+
+def as_now(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same call, whenever it is made, with the examples of now: for a block that is computed again."""
+    now = _examples
+
+    def called(*inputs: Any) -> Tensor:
+        with _taking(now):
+            return call(*inputs)
+
+    return called
+
+
+@contextmanager
+def _taking(found: tuple[torch.Size, Tensor] | None) -> Iterator[None]:
+    global _examples
+    before, _examples = _examples, found
+    try:
+        yield
+    finally:
+        _examples = before
+
+
+def _turns(segments_BL: Tensor) -> tuple[torch.Size, Tensor]:
+    rows = torch.arange(len(segments_BL), device=segments_BL.device)[:, None]
+    return segments_BL.shape, (rows * DRAWS + segments_BL % DRAWS).flatten()
+
+
+def shared(size: Sequence[int], rate: float, device: torch.device, *, split: int | None = None) -> Tensor:
+    """What a tensor of this size [..., L, C] is multiplied by: one draw along an example, [..., 1, C] or [B, L, C]."""
+    if _examples is None or tuple(size[:-1]) != tuple(_examples[0]):
+        return kept([*size[:-2], 1, size[-1]], rate, device, split=split)
+    drawn = kept([size[0], DRAWS, size[-1]], rate, device, split=split)
+    return drawn.flatten(0, 1).index_select(0, _examples[1]).view(*size)
 
 
 def kept(size: Sequence[int], rate: float, device: torch.device, *, split: int | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from deepnarrow.errors import UserError
-from deepnarrow.model import flex, native
+from deepnarrow.model import flex, native, noise
 from deepnarrow.model.cache import Cache
 from deepnarrow.model.layers import Attention, FeedForward, KeysValues, Linear, Norm, compute_dtype, dropped, fused
 from deepnarrow.model.native import Sight
@@ -92,7 +92,7 @@ class Stack(nn.Module):
         again = self.recompute and self.training and torch.is_grad_enabled()
         for layer, (block, seen) in enumerate(zip(self.blocks, memory, strict=True)):
             if again:
-                x_BLD = checkpoint(block, x_BLD, bias, seen, memory_bias, use_reentrant=False)
+                x_BLD = checkpoint(noise.as_now(block), x_BLD, bias, seen, memory_bias, use_reentrant=False)
             else:
                 x_BLD = block(x_BLD, bias, seen, memory_bias, cache, layer)
         return self.drop(self.norm(x_BLD))
@@ -171,9 +171,11 @@ class T5(nn.Module):
             return self.decode_hidden(shift_right(targets_BT), self._encode(x_BLD, mask_BL, None), mask_BL)
         x_BLD, _, memory_segments = self._front(inputs_BL, None, input_segments, None)
         assert memory_segments is not None
-        memory_BLD = self._encode(x_BLD, None, memory_segments)
+        with noise.examples(memory_segments):
+            memory_BLD = self._encode(x_BLD, None, memory_segments)
         read_BT = shift_right(targets_BT, target_segments)
-        return self.decode_hidden(read_BT, memory_BLD, None, segments=(target_segments, memory_segments))
+        with noise.examples(target_segments):
+            return self.decode_hidden(read_BT, memory_BLD, None, segments=(target_segments, memory_segments))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]"""
