@@ -146,7 +146,10 @@ def held_out(engines: list, corpus: Corpus, config: Config, out: Path) -> dict[s
     save_model(engines[0].model, corpus.tokenizer(), out / "model")
     engines[1].model.save_pretrained(out / "reference")
     models = {"deepnarrow": engines[0].model, "transformers": open_model(out / "reference").model}
-    return {name: round(loss.held_out_loss(model, batches, device=CPU), 4) for name, model in models.items()}
+    return {
+        name: round(loss.mean(loss.sums(model.eval(), batch, device=CPU) for batch in batches), 4)
+        for name, model in models.items()
+    }
 
 
 def summarise(rows: list[dict], tokens: int, flops: int, peak: float, names: list[str]) -> dict:

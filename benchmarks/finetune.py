@@ -359,8 +359,8 @@ def held_out_loss(job: dict[str, Any], folder: Path) -> float:
     pairs = encoded(tasks.get(job["task"]), Path(job["data"]), tokenizer, HELD_OUT, held_out=True)
     batches = PairBatches(sources=[pairs], seed=0, batch=32, batching="bucketed")
     model = open_model(folder).model
-    found = [loss.sums(model, batches(number), device=torch.device("cpu")) for number in range(len(pairs) // 32)]
-    return sum(float(one.nll) for one in found) / sum(one.tokens for one in found)
+    cpu = torch.device("cpu")
+    return loss.mean(loss.sums(model, batches(number), device=cpu) for number in range(len(pairs) // 32))
 
 
 HELD_OUT = 320  # examples behind a held-out loss, at most

@@ -85,8 +85,8 @@ def evaluate(
         )
     if corpus is not None:
         on_corpus(
-            model, corpus, objective, input_length, limit=limit, batch=32 if batch is None else batch, seed=seed, device=device,
-            dtype=dtype, as_json=as_json,
+            model, corpus, objective, input_length, limit=limit, batch=32 if batch is None else batch, seed=seed,
+            device=device, dtype=dtype, as_json=as_json,
         )  # fmt: skip
         return
     from deepnarrow.measure.judging.judge import judge

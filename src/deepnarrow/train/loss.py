@@ -3,7 +3,7 @@
 Shape key   B batch   L input length   T target length   N target positions   D model   V vocabulary
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -128,6 +128,16 @@ def sums(
         for piece_ND, piece_N in pieces(model, hidden_ND, targets_N, logits_at_once):
             nll += token_loss(model.logits(piece_ND), piece_N)[1].sum()
     return Sums(nll, int(targets_N.numel()))
+
+
+def mean(found: Iterable[Sums]) -> float:
+    """Nats per real target token over several batches, every token alike.
+
+    >>> mean([Sums(torch.tensor(2.0), 1), Sums(torch.tensor(1.0), 2)])
+    1.0
+    """
+    every = list(found)
+    return sum(float(one.nll) for one in every) / max(1, sum(one.tokens for one in every))
 
 
 def hidden_states(model: T5, batch: Batch, inputs_BL: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
