@@ -29,22 +29,22 @@ class Plan(NamedTuple):
 
 
 TASKS = {
-    "sst2": Plan("sst2/train.jsonl", "sst2/validation.jsonl", 500, 3),
-    "rte": Plan("rte/train.jsonl", "rte/validation.jsonl", 250, 3),
-    "boolq": Plan("boolq/train_proxy.jsonl.gz", "boolq/validation.jsonl.gz", 200),
-    "ag_news": Plan("ag_news/train.jsonl.gz", "ag_news/validation.jsonl.gz", 300),
-    "squad": Plan("squad/squad_train_sample.jsonl.gz", "squad/squad_dev.jsonl", 250),
-    "nq_open": Plan("nq_open/nq_open_train_proxy.jsonl", "nq_open/nq_open_dev.jsonl", 500),
-    "scitldr": Plan("scitldr/train.jsonl.gz", "scitldr/validation.jsonl.gz", 150),
-    "samsum": Plan("samsum/train_proxy.jsonl.gz", "samsum/validation.jsonl.gz", 150),
+    "sst2": Plan("sst2/train.jsonl", "sst2/validation.jsonl", 300, 3),
+    "rte": Plan("rte/train.jsonl", "rte/validation.jsonl", 120, 3),
+    "boolq": Plan("boolq/train_proxy.jsonl.gz", "boolq/validation.jsonl.gz", 100),
+    "ag_news": Plan("ag_news/train.jsonl.gz", "ag_news/validation.jsonl.gz", 200),
+    "squad": Plan("squad/squad_train_sample.jsonl.gz", "squad/squad_dev.jsonl", 150),
+    "nq_open": Plan("nq_open/nq_open_train_proxy.jsonl", "nq_open/nq_open_dev.jsonl", 300),
+    "scitldr": Plan("scitldr/train.jsonl.gz", "scitldr/validation.jsonl.gz", 80),
+    "samsum": Plan("samsum/train_proxy.jsonl.gz", "samsum/validation.jsonl.gz", 80),
 }
 MIXTURE = ("sst2", "rte", "boolq", "ag_news", "squad", "nq_open", "samsum")
-MIXTURE_STEPS = 500
+MIXTURE_STEPS = 250
 LIGHT = {  # other ways to adapt to the first task, beside full fine-tuning
     "lora": ("sst2", "--recipe", "lora"),
     "prompt": ("sst2", "--recipe", "prompt_tuning"),
 }
-OWN = ("cola/train.jsonl", "text", "label", 300)  # as if it were somebody's own table: a file, two columns, steps
+OWN = ("cola/train.jsonl", "text", "label", 200)  # as if it were somebody's own table: a file, two columns, steps
 COMMON = ("--batch", "16", "--dtype", "float32", "--no-tensorboard", "--eval-examples", "128")
 
 
