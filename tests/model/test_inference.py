@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepnarrow.model import inference, native
@@ -26,6 +26,7 @@ def rows(lengths: list[int]) -> list[list[int]]:
     return [[*torch.randint(2, 96, (length - 1,), generator=draw).tolist(), 1] for length in lengths]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 300), max_size=60), st.integers(LEAST, 400))
 def test_every_row_once_and_no_batch_beyond_the_budget(lengths: list[int], tokens: int) -> None:
     batches = list(batches_by_length([[5] * length for length in lengths], None, tokens))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepnarrow.errors import UserError
@@ -22,6 +22,7 @@ def runs(text: str, n: int) -> list[tuple[str, ...]]:
     return [tuple(found[place : place + n]) for place in range(len(found) - n + 1)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(ALPHABET, ALPHABET), max_size=4), st.lists(ALPHABET, max_size=4), st.integers(1, 5))
 def test_it_counts_what_sets_of_words_count(pairs: list[tuple[str, str]], texts: list[str], n: int) -> None:
     found = overlap(
