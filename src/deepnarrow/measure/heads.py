@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from deepnarrow.errors import UserError
-from deepnarrow.measure.confidence import gold_probability
+from deepnarrow.measure.confidence import label_scores
 from deepnarrow.measure.evaluate import Answers, Evaluation, Prediction, baseline, encode, predicted, scores_of
 from deepnarrow.model.encoding import embed, probabilities, tags
 from deepnarrow.model.folder import Opened
@@ -75,7 +75,7 @@ def evaluate_head(
         search=SEARCH[head.kind],
         seconds=seconds,
         predictions=made,
-        more=gold_probability(made, samples, seed),
+        more=label_scores(made, samples, seed),
         signatures={metric.name: said for metric in task.metrics if (said := metric.signature(pairs))},
     )
 
