@@ -156,4 +156,6 @@ def show(one: "Compared") -> None:
         console.print(escape(sentence), soft_wrap=True)
     protocols = {row.protocol for row in one.rows}
     if len(protocols) > 1:
-        console.print(f"[yellow]judged by different protocols: {escape('; '.join(sorted(protocols)))}[/]")
+        console.print(
+            f"[yellow]judged by different protocols: {escape('; '.join(sorted(protocols)))}[/]", soft_wrap=True
+        )
