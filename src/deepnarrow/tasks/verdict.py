@@ -44,9 +44,10 @@ def conditions(comparison: Comparison) -> str:
 def points(value: float) -> str:
     """One decimal, or as many as show that it is not 0.
 
-    >>> points(2.149), points(-0.04), points(0.0)
-    ('2.1', '-0.04', '0.0')
+    >>> points(2.149), points(-0.04), points(0.0), points(-7e-15)
+    ('2.1', '-0.04', '0.0', '0.0')
     """
+    value = round(value, 9) + 0.0  # what is left below is rounding
     return f"{value:.1f}" if value == 0 or abs(value) >= 0.05 else f"{value:.1g}"
 
 

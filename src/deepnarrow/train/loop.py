@@ -153,8 +153,11 @@ class _Run:
     saved: int = field(init=False)  # step of the last checkpoint
     asked: bool = field(init=False, default=False)  # to stop, on any rank
 
+    whole: bool = field(init=False)  # every weight is trained: only then is a step's arithmetic what is counted
+
     def __post_init__(self) -> None:
         self.saved = self.state.step
+        self.whole = all(parameter.requires_grad for parameter in self.model.parameters())
 
     def until_done(self, batches: Batches, log: Log | None, bar: Bar, signals: Signals) -> None:
         """Evaluate what is due, save what is due, do one step; in this order, so that a run can stop between any two.
@@ -267,7 +270,7 @@ class _Run:
             "tokens_per_second": round(state.tokens_per_second, 1),
             "seconds": round(state.seconds, 3),
         }
-        if self.peak_flops:
+        if self.peak_flops and self.whole:
             peak = self.peak_flops * self.job.size
             row["share_of_peak"] = round(state.window_flops / state.window_seconds / peak, 4)
         state.window_nll, state.window_seconds = 0.0, 0.0
