@@ -159,7 +159,7 @@ def stored_bytes(kind: str, rows: int, columns: int) -> int:
 
 
 def packed(section: Section, tensors: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
-    """A section's stored numbers, in pieces that follow one another. A tensor of a wrong size or not finite is an error."""
+    """A section as stored, in pieces that follow one another. A tensor of a wrong size or not finite is an error."""
     found = []
     for name, rows in section.parts:
         tensor = np.asarray(tensors[name], np.float32)
