@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 JOBS ?= 2
+NATIVE := $(filter-out %.pyc,$(wildcard src/deepnarrow/runtime/native/*.*))
 
 .PHONY: demo test test-slow lint format clean
 
@@ -30,7 +31,7 @@ format: .venv/.dev
 	@test -n "$(PYTHON)" || { echo "DeepNarrow needs Python 3.11 or later; install it or set PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv .venv
 
-.venv/.core: .venv/bin/python pyproject.toml constraints.txt
+.venv/.core: .venv/bin/python pyproject.toml constraints.txt setup.py $(NATIVE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
@@ -40,4 +41,4 @@ format: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv build dist demo src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist demo src/*.egg-info src/deepnarrow/runtime/_native.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
