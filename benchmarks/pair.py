@@ -5,9 +5,9 @@
 
 What the quality gate and speculative decoding are measured on: a task with exact answers that a small model really
 learns. Texts are joined from runs of common words in the prose of Python's own library, split by where they stand; one
-or two words of each lose, double or swap letters, and half of the texts lose their capitals. The target model is fine-tuned on
-them; the sibling starts from the target's own outer layers (same vocabulary and width) and is fine-tuned on the
-target's answers to the same inputs, which is sequence-level distillation (Kim and Rush 2016, arXiv:1606.07947).
+or two words of each lose, double or swap letters, and half of the texts lose their capitals. The target model is
+fine-tuned on them; the sibling starts from the target's own outer layers (same vocabulary and width) and is fine-tuned
+on the target's answers to the same inputs: sequence-level distillation (Kim and Rush 2016, arXiv:1606.07947).
 Everything goes through the command line as a user would type it. Stopped, it goes on where it was.
 
 OUT/data/{train,validation,test}.jsonl, OUT/target and OUT/draft are the task's data and the two runs; the last line of
