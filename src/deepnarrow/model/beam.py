@@ -11,56 +11,21 @@ candidates may finish, not only the first W.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from deepnarrow.errors import UserError, nearest
+from deepnarrow.errors import UserError
 from deepnarrow.model.cache import Cache
 from deepnarrow.model.greedy import few
-from deepnarrow.model.limits import Limits, Output, Tell
+from deepnarrow.model.limits import Limits, Output, Tell, allow, ended
 from deepnarrow.model.t5 import PAD, T5
+from deepnarrow.runtime import options
 
-NORMALISERS = ("hf", "wu")
 
-
-@dataclass(frozen=True)
-class Beam:
-    """Beam search of a `width`; sequences are ranked by log-probability / penalty(length), EOS counted in the length.
-
-    normaliser      "hf": length ** length_penalty, as `transformers`; "wu": ((5 + length) / 6) ** length_penalty
-                    (Wu et al. 2016, arXiv:1609.08144, equation 14), as the original T5
-    early_stopping  True: done when `width` sequences are finished; False: when, besides, the best open one would not
-                    win if it ended now; "never": when it could not win at any length (exact for penalties >= 0)
-    """
-
-    width: int = 4
-    length_penalty: float = 1.0
-    normaliser: Literal["hf", "wu"] = "hf"
-    early_stopping: bool | Literal["never"] = False
-    num_return: int = 1
-
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise UserError(f"the width of a beam must be at least 1, not {self.width}")
-        if not 1 <= self.num_return <= self.width:
-            raise UserError(f"a beam of {self.width} can return 1 to {self.width} answers, not {self.num_return}")
-        if not math.isfinite(self.length_penalty):
-            raise UserError(f"length_penalty must be a finite number, not {self.length_penalty}")
-        if self.normaliser not in NORMALISERS:
-            raise UserError(f"unknown normaliser {self.normaliser!r}; {nearest(self.normaliser, NORMALISERS)}")
-        if self.early_stopping not in (True, False, "never"):
-            raise UserError(f"early_stopping is True, False or 'never', not {self.early_stopping!r}")
-
-    def penalty(self, length: int) -> float:
-        """What a log-probability is divided by.
-
-        >>> Beam(4, 0.6).penalty(1), round(Beam(4, 0.6, "wu").penalty(7), 4)
-        (1.0, 1.5157)
-        """
-        return (length if self.normaliser == "hf" else (5 + length) / 6) ** self.length_penalty
+class Beam(options.Beam):
+    """`runtime.options.Beam` for a T5 and its cache."""
 
     def answers(
         self, model: T5, cache: Cache, limits: Limits, rows: Sequence[int], tell: Tell | None
@@ -93,7 +58,7 @@ class Beam:
     def _advance(self, state: "State", candidates: "Candidates", limits: Limits, step: int) -> tuple["State", Tensor]:
         """Finished candidates to the finished, the best others to the open; and the model's row of each open one."""
         width = self.width
-        ended_BC = limits.ended(candidates.ids_BCT.flatten(0, 1), step).view_as(candidates.score_BC)
+        ended_BC = ended(limits, candidates.ids_BCT.flatten(0, 1), step).view_as(candidates.score_BC)
 
         # Only the best `width` candidates may finish; the rest are there so that `width` stay open.
         rank_C = torch.arange(ended_BC.shape[1], device=ended_BC.device)
@@ -189,7 +154,7 @@ def grow(state: State, logits_NV: Tensor, limits: Limits, step: int) -> Candidat
     """The best continuations of each input's open sequences: so many that, whatever ends, `width` can stay open."""
     inputs, width = state.score_BW.shape
     total_N1 = logits_NV.logsumexp(-1, keepdim=True)
-    logits_NV = limits.allow(logits_NV, step)
+    logits_NV = allow(limits, logits_NV, step)
     wanted = (1 + limits.ways_to_end) * width
     top = logits_NV.topk(min(wanted, logits_NV.shape[-1]))  # no row can give more than all that is wanted
     seen = top.values.shape[-1]

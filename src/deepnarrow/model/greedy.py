@@ -4,20 +4,19 @@ Shape key   A sequences still in the batch   T most tokens   V vocabulary
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from deepnarrow.model.cache import Cache
-from deepnarrow.model.limits import Limits, Output, Tell
+from deepnarrow.model.limits import Limits, Output, Tell, allow, ended
 from deepnarrow.model.t5 import PAD, T5
+from deepnarrow.runtime import options
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]  # logits [A, V], the sequences' numbers [A], the step -> ids [A]
 
 
-@dataclass(frozen=True)
-class Greedy:
+class Greedy(options.Greedy):
     """The most likely token each time."""
 
     def answers(
@@ -60,7 +59,7 @@ def extend(
     for step in range(limits.max_tokens):
         logits_AV = model.decode(last_A[:, None], None, None, cache)[:, -1].float()
         total_A = logits_AV.logsumexp(-1)
-        logits_AV = limits.allow(logits_AV, step)
+        logits_AV = allow(limits, logits_AV, step)
         chosen_A = choose(logits_AV, number_A, step)
         gain_A = logits_AV.gather(1, chosen_A[:, None])[:, 0] - total_A
         score_A += gain_A.where(open_A, 0.0)
@@ -69,7 +68,7 @@ def extend(
         ids_AT[:, step] = last_A
         if tell:
             announce(tell, rows, number_A[open_A].tolist(), last_A[open_A].tolist(), limits)
-        open_A &= ~limits.ended(ids_AT, step)
+        open_A &= ~ended(limits, ids_AT, step)
         left = int(open_A.sum())
         if not left:
             break

@@ -8,7 +8,6 @@ are common in bfloat16, cannot change an answer by the order in which a sort hap
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,37 +18,14 @@ from deepnarrow.model.cache import Cache
 from deepnarrow.model.greedy import Choose, extend, most_likely
 from deepnarrow.model.limits import Limits, Output, Tell
 from deepnarrow.model.t5 import T5
+from deepnarrow.runtime import options
+from deepnarrow.runtime.options import COLDEST
 
-COLDEST = 1e-6  # float32 cannot tell a lower temperature from 0
 BELOW_ONE = 1 - 2.0**-40  # a share of the whole that no rounding makes the whole
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Draws from softmax(logits / temperature), cut to the `top_k` likeliest ids, then to the `top_p` nucleus.
-
-    The nucleus is the smallest set of likeliest ids that together have at least the probability `top_p` (Holtzman et
-    al. 2020, arXiv:1904.09751, section 3.1). Ids as likely as the last one kept are kept. Temperature 0 is greedy.
-    An answer depends on the seed, its input, and the input's index in the call, never on its neighbours.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-    num_return: int = 1
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UserError(f"temperature must be 0 or more, not {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k must be at least 1, not {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        if self.seed < 0:
-            raise UserError(f"the seed must be 0 or more, not {self.seed}")
-        if self.num_return < 1:
-            raise UserError(f"num_return must be at least 1, not {self.num_return}")
+class Sample(options.Sample):
+    """`runtime.options.Sample` for a T5 and its cache."""
 
     def answers(
         self, model: T5, cache: Cache, limits: Limits, rows: Sequence[int], tell: Tell | None
