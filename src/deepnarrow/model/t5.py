@@ -167,9 +167,9 @@ class T5(nn.Module):
         if (input_segments is None) != (target_segments is None):
             raise ValueError("packed rows need the segments of both the inputs and the targets")
         if input_segments is None or target_segments is None:
-            x_BLD, mask_BL, _ = self._front(inputs_BL, None, None, None)
+            x_BLD, mask_BL, _ = self.front(inputs_BL)
             return self.decode_hidden(shift_right(targets_BT), self._encode(x_BLD, mask_BL, None), mask_BL)
-        x_BLD, _, memory_segments = self._front(inputs_BL, None, input_segments, None)
+        x_BLD, _, memory_segments = self.front(inputs_BL, None, input_segments)
         assert memory_segments is not None
         with noise.examples(memory_segments):
             memory_BLD = self._encode(x_BLD, None, memory_segments)
@@ -201,7 +201,7 @@ class T5(nn.Module):
         `segments_BL` instead of a mask: rows of several examples, see `hidden`. `prompts` stand in front of the inputs,
         in place of the model's own if it has one; then the output is longer, and `memory_mask` says what of it is real.
         """
-        return self._encode(*self._front(input_BL, mask_BL, segments_BL, prompts))
+        return self._encode(*self.front(input_BL, mask_BL, segments_BL, prompts))
 
     def memory_mask(self, mask_BL: Tensor, prompts: Prompts | None = None) -> Tensor:
         """The mask of what `encode` gives for inputs of this mask: the prompt's positions, if any, and the inputs'."""
@@ -211,8 +211,12 @@ class T5(nn.Module):
     def _prompts(self, given: Prompts | None) -> Prompts | None:
         return Prompts(self.prompt[None]) if given is None and self.prompt is not None else given
 
-    def _front(
-        self, input_BL: Tensor, mask_BL: Tensor | None, segments_BL: Tensor | None, prompts: Prompts | None
+    def front(
+        self,
+        input_BL: Tensor,
+        mask_BL: Tensor | None = None,
+        segments_BL: Tensor | None = None,
+        prompts: Prompts | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Embeddings with the prompt in front, and either their mask or their segments."""
         x_BLD, prompts = self._embed(input_BL), self._prompts(prompts)
@@ -226,8 +230,17 @@ class T5(nn.Module):
         return x_BLD, mask_BL, None
 
     def _encode(self, x_BLD: Tensor, mask_BL: Tensor | None, segments_BL: Tensor | None) -> Tensor:
-        stack = self.encoder or self._decoder()
-        length = x_BLD.shape[1]
+        stack = self.encoder_stack()
+        return stack(x_BLD, self.encoder_bias(x_BLD, mask_BL, segments_BL), [None] * len(stack.blocks))
+
+    def encoder_stack(self) -> Stack:
+        return self.encoder or self._decoder()
+
+    def encoder_bias(
+        self, x_BLD: Tensor, mask_BL: Tensor | None, segments_BL: Tensor | None = None
+    ) -> Tensor | Sight | flex.View:
+        """What every block of the encoder needs beside `x_BLD`: positions, and who sees whom."""
+        stack, length = self.encoder_stack(), x_BLD.shape[1]
         if native.usable(x_BLD):
             ranges: Ranges | None
             if segments_BL is not None:
@@ -236,14 +249,12 @@ class T5(nn.Module):
                 assert mask_BL is not None
                 known, ranges = mask_ranges(mask_BL, length)
             if known:
-                bias_HO = stack.position.by_offset(length, length, causal=False)
-                return stack(x_BLD, Sight(bias_HO, ranges), [None] * len(stack.blocks))
+                return Sight(stack.position.by_offset(length, length, causal=False), ranges)
         if self._in_kernel(stack, x_BLD):
             seen_BL = mask_BL if segments_BL is None else segments_BL
             assert seen_BL is not None
             own_BL = torch.ones_like(seen_BL) if segments_BL is None else segments_BL
-            bias_HO = flex.bias_by_offset(stack.position, causal=False)
-            return stack(x_BLD, flex.view(bias_HO, own_BL, seen_BL), [None] * len(stack.blocks))
+            return flex.view(flex.bias_by_offset(stack.position, causal=False), own_BL, seen_BL)
         bias = stack.position(length, length, causal=False)
         if segments_BL is not None:
             bias = torch.where(same_segment(segments_BL, segments_BL), bias, MASKED)
@@ -251,7 +262,7 @@ class T5(nn.Module):
             assert mask_BL is not None
             if has_padding(mask_BL):
                 bias = torch.where(mask_BL[:, None, None, :], bias, MASKED)
-        return stack(x_BLD, ready(bias, x_BLD), [None] * len(stack.blocks))
+        return ready(bias, x_BLD)
 
     def decode(
         self, target_BT: Tensor, memory_BLD: Tensor | None, mask_BL: Tensor | None, cache: Cache | None = None
