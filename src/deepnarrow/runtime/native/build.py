@@ -6,7 +6,7 @@ variant of it for a check (of memory, of threads, for another processor):
     python src/deepnarrow/runtime/native/build.py
     python src/deepnarrow/runtime/native/build.py --out build/address.so --sanitize address,undefined
 
-Needs a compiler of C++17 and nothing but Python's own library: it runs before anything is installed. The kernels stand
+Needs a compiler (GCC 11, Clang 12 or later) and nothing but Python's own library: it runs before anything is installed. The kernels stand
 in one text that is compiled once for each set of instructions; a run of the library looks at the processor and takes
 the best, so that a library made on one machine serves on another.
 """
@@ -29,10 +29,12 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-pthread")
 WARNINGS = ("-Wall", "-Wextra")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
-AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx512bf16", "-mfma", "-mf16c")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 KERNELS = {  # a source that is made for some processors alone: (their architecture, their flags)
     "kernels_avx2.cpp": ("x86_64", AVX2),
+    "kernels_avx2vnni.cpp": ("x86_64", (*AVX2, "-mavxvnni")),
     "kernels_avx512.cpp": ("x86_64", AVX512),
+    "kernels_avx512bf16.cpp": ("x86_64", (*AVX512, "-mavx512bf16")),
 }
 SECONDS = 600  # for one source; the largest takes some ten
 

@@ -1,0 +1,78 @@
+#include "threads.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace dn {
+
+// Between two loops of a step lie microseconds: who waits looks often before it sleeps, for waking takes longer than a
+// whole loop.
+constexpr int LOOKS = 4000;
+
+static inline void pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+Threads::Threads(int count) {
+    for (int thread = 1; thread < count; thread++) workers_.emplace_back([this, thread] { work(thread); });
+}
+
+Threads::~Threads() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        over_ = true;
+        round_++;
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+}
+
+void Threads::run(int64_t tasks, Call call, const void* with) {
+    tasks_ = tasks;
+    call_ = call;
+    with_ = with;
+    next_ = 0;
+    open_ = true;
+    round_++;
+    if (asleep_ > 0) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        wake_.notify_all();
+    }
+    take(0);
+    // Who has not come by now is not waited for: it finds the loop closed.
+    open_ = false;
+    while (inside_ > 0) pause();
+}
+
+void Threads::take(int thread) {
+    for (int64_t task = next_++; task < tasks_; task = next_++) call_(with_, task, thread);
+}
+
+void Threads::work(int thread) {
+    uint32_t seen = 0;
+    while (true) {
+        int looks = 0;
+        while (round_ == seen && looks < LOOKS) {
+            pause();
+            looks++;
+        }
+        if (round_ == seen) {
+            std::unique_lock<std::mutex> lock(mutex_);
+            asleep_++;
+            wake_.wait(lock, [&] { return round_ != seen; });
+            asleep_--;
+        }
+        seen = round_;
+        if (over_) return;
+        inside_++;
+        if (open_) take(thread);
+        inside_--;
+    }
+}
+
+}  // namespace dn

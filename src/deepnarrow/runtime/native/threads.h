@@ -1,0 +1,51 @@
+// A few threads that share one loop at a time. The caller is one of them.
+
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace dn {
+
+class Threads {
+  public:
+    explicit Threads(int count);  // the caller included
+    ~Threads();
+    Threads(const Threads&) = delete;
+    Threads& operator=(const Threads&) = delete;
+
+    int count() const { return (int)workers_.size() + 1; }
+
+    // work(task, thread) for every task of 0 .. tasks-1, each once; back when all are done
+    template <class Work>
+    void each(int64_t tasks, const Work& work) {
+        if (tasks <= 1 || workers_.empty()) {
+            for (int64_t task = 0; task < tasks; task++) work(task, 0);
+            return;
+        }
+        run(tasks, [](const void* with, int64_t task, int thread) { (*(const Work*)with)(task, thread); }, &work);
+    }
+
+  private:
+    using Call = void (*)(const void*, int64_t, int);
+    void run(int64_t tasks, Call call, const void* with);
+    void work(int thread);
+    void take(int thread);
+
+    std::vector<std::thread> workers_;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::atomic<uint32_t> round_{0};
+    std::atomic<bool> open_{false}, over_{false};
+    std::atomic<int> inside_{0}, asleep_{0};
+    std::atomic<int64_t> next_{0};
+    int64_t tasks_ = 0;
+    Call call_ = nullptr;
+    const void* with_ = nullptr;
+};
+
+}  // namespace dn
