@@ -28,7 +28,7 @@ VERBS = {  # verb -> one line for the overview; its module is `deepnarrow.cli.<v
     "study": "Several shapes, one protocol: pretrain, fine-tune, evaluate, time.",
     "report": "Draw a study's frontier: plots and one HTML page.",
     "card": "Write a run's model card from the ledger.",
-    "export": "Write a run as a folder that transformers loads.",
+    "export": "Write a run as a folder that transformers or the native runtime loads.",
     "demo": "The whole way in miniature, on this machine.",
 }
 ALIASES = {"catalogue": "catalog"}

@@ -221,7 +221,7 @@ def outcome(result: "Result") -> str:
 
 
 def described(result: "Result", config: "Config") -> dict[str, Any]:
-    from deepnarrow.model.folder import checkpoint
+    from deepnarrow.model.places import checkpoint
 
     return {
         "run": str(result.folder),

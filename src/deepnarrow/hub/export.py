@@ -9,10 +9,11 @@ import torch
 
 from deepnarrow.errors import UserError, nearest
 from deepnarrow.files import whole_folder
-from deepnarrow.hub import heads
+from deepnarrow.hub import heads, native
 from deepnarrow.model import adapters
 from deepnarrow.model.folder import Opened, check_replaceable, find, open_model, read_model, resolve_dtype, save_model
 from deepnarrow.model.heads import OpenedHead, as_vectors, is_head, open_head
+from deepnarrow.runtime.layout import PRECISIONS
 from deepnarrow.shapes import Shape
 
 
@@ -28,14 +29,21 @@ class Exported(NamedTuple):
     has_tokenizer: bool
 
 
-def export(name: str | Path, out: Path, *, dtype: str = "float32", to: str = "hf") -> Exported:
+def export(
+    name: str | Path, out: Path, *, dtype: str = "float32", to: str = "hf", precision: str | None = None
+) -> Exported:
     """Write the model `name` (run folder, Hugging Face folder or hub name) to the folder `out` in the format `to`.
 
-    A model folder already there is replaced; a folder with anything else in it is a `UserError`.
+    `precision` is that of "native" weights, where `dtype` has no say. A model folder already there is replaced; a
+    folder with anything else in it is a `UserError`.
     """
-    known = [*FORMATS, *(one for one in heads.FORMATS if one not in FORMATS)]
+    known = [*FORMATS, NATIVE, *(one for one in heads.FORMATS if one not in FORMATS)]
     if to not in known:
         raise UserError(f"unknown format {to!r}; {nearest(to, known)}")
+    if to == NATIVE:
+        return export_native(name, out, precision or "float32", dtype)
+    if precision is not None:
+        raise UserError(f"--precision is that of --to {NATIVE}; the weights of {to} are as --dtype says")
     if is_head(find(name).folder):
         return exported(heads.write(open_head(name, dtype=resolve_dtype(dtype)), out, to), out, dtype)
     opened = open_model(name, dtype=resolve_dtype(dtype))
@@ -45,6 +53,17 @@ def export(name: str | Path, out: Path, *, dtype: str = "float32", to: str = "hf
         raise UserError(f"adapters are small and kept in float32; leave out --dtype {dtype}")
     FORMATS[to](opened, out)
     return exported(opened, out, dtype)
+
+
+def export_native(name: str | Path, out: Path, precision: str, dtype: str) -> Exported:
+    if dtype != "float32":
+        raise UserError(f"the precision of --to {NATIVE} is said by --precision {' or '.join(PRECISIONS)}, not --dtype")
+    native.check_precision(precision)
+    found = find(name)
+    native.refuse_head(found.folder, found.origin)
+    opened = open_model(name)
+    native.to_native(opened, out, precision=precision)
+    return exported(opened, out, precision)
 
 
 def exported(opened: Opened | OpenedHead, out: Path, dtype: str) -> Exported:
@@ -89,4 +108,5 @@ def to_peft(opened: Opened, out: Path) -> None:
         raise OSError(f"{out} does not hold what was written to it; check the disk")
 
 
+NATIVE = "native"
 FORMATS: dict[str, Callable[[Opened, Path], None]] = {"hf": to_hugging_face, "peft": to_peft}

@@ -1,11 +1,4 @@
-"""Open a model by name, and write one: run folders, Hugging Face folders, hub names.
-
-A name is one of
-    RUN/run.json, checkpoints.json        a run: its best checkpoint if one is marked, else its last
-    FOLDER/config.json + weights          a Hugging Face folder; every checkpoint of a run is one
-    FOLDER/adapter_config.json + weights  an adapter over another model (adapters.py), PEFT's or of a run
-    owner/name, owner/name@revision       the hub, by way of its cache
-"""
+"""Open a model by name (places.py), and write one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +6,21 @@ from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepnarrow.errors import UserError, nearest
 from deepnarrow.files import read_json, whole_folder, write_json
 from deepnarrow.model import adapters, hub_files
 from deepnarrow.model.lora import adapted, merge
+from deepnarrow.model.places import Found, find
 from deepnarrow.model.published import read_config, write_config
 from deepnarrow.model.t5 import NO_FLOAT16, T5
 from deepnarrow.model.tensors import read_tensors
 from deepnarrow.model.weights import as_tied, from_published, listed, to_published
 from deepnarrow.model.weights import fingerprint as weights_fingerprint
-from deepnarrow.shapes import Shape, parse, published
+from deepnarrow.runtime import folder as converted
+from deepnarrow.runtime.format import open_file
+from deepnarrow.shapes import Shape
 from deepnarrow.text import tokenizer as tokenizers
 from deepnarrow.text.tokenizer import Tokenizer
 
@@ -39,11 +35,6 @@ class Opened(NamedTuple):
     shape: Shape
     origin: str  # the folder read, or "owner/name@commit"
     adapter: Path | None = None  # the folder of an adapter, where there is one; its LoRA is merged into the model
-
-
-class Found(NamedTuple):
-    folder: Path
-    origin: str
 
 
 def open_model(
@@ -73,6 +64,8 @@ def open_model(
     if base is not None:
         raise UserError(f"{found.origin} is a whole model and needs no base")
     model = read_model(found.folder, dtype=dtype, dropout=dropout)
+    if converted.is_native(found.folder) and (vectors := converted.prompt_in(found.folder, model.shape)) is not None:
+        model.prompt = nn.Parameter(torch.tensor(vectors).to(dtype))
     tokenizer = read_tokenizer(found.folder)
     if tokenizer is not None and tokenizer.size > model.shape.vocab:
         raise UserError(
@@ -133,48 +126,6 @@ def open_base(adapter: adapters.Adapter, base: str | Path | None, dropout: float
         ) from None
 
 
-def find(name: str | Path, revision: str | None = None) -> Found:
-    """The folder a name stands for: itself, a run's checkpoint, or a place in the hub's cache."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        folder = checkpoint(path) if (path / "run.json").is_file() else path
-        return Found(folder, str(folder))
-    if path.exists():
-        raise UserError(f"{path} is a file; a model is a folder with config.json and weights, or a hub name")
-    text = str(name)
-    if text.startswith(("/", ".", "~")) or text.count("/") > 1 or "\\" in text:
-        raise UserError(f"no folder {text}")
-    if "/" not in text and is_shape(text):
-        known = [entry.id for entry in published(parse(text))][:3]
-        raise UserError(
-            f"{text} is a shape, which has no weights of its own, and there is no folder of that name; "
-            + (f"published with weights: {', '.join(known)}" if known else f"deepnarrow pretrain --shape {text} ...")
-        )
-    fetched = hub_files.fetch(text, revision)
-    return Found(fetched.folder, fetched.origin)
-
-
-def checkpoint(run: Path) -> Path:
-    """The folder of a run's best checkpoint if one is marked, else of its last."""
-    path = run / "checkpoints.json"
-    marked = read_json(path) if path.is_file() else {}
-    name = (marked.get("best") or marked.get("last")) if isinstance(marked, dict) else None
-    if not isinstance(name, str):
-        raise UserError(f"the run {run} has no checkpoint yet; let it train on to its first")
-    folder = run / "checkpoints" / name
-    if Path(name).name != name or not folder.is_dir():
-        raise UserError(f"{path} names the checkpoint {name!r}, but {run / 'checkpoints'} does not hold it")
-    return folder
-
-
-def is_shape(text: str) -> bool:
-    try:
-        parse(text)
-    except UserError:
-        return False
-    return True
-
-
 def read_shape(folder: Path) -> Shape:
     """A model folder's shape, from its config.json alone."""
     return read_config(read_settings(folder), where=str(folder / "config.json")).shape
@@ -190,7 +141,9 @@ def read_settings(folder: Path) -> dict:
 
 
 def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> T5:
-    """The model of a Hugging Face T5 folder, on the CPU."""
+    """The model of a Hugging Face T5 folder, or of a converted one as it was rounded, on the CPU."""
+    if converted.is_native(folder):
+        return read_native(folder, dtype=dtype, dropout=dropout)
     said = read_config(read_settings(folder), where=str(folder / "config.json"))
     tensors = read_tensors(folder, dtype)
     shape = as_tied(said.shape, tensors)
@@ -201,11 +154,19 @@ def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, dropout: flo
     return model
 
 
+def read_native(folder: Path, *, dtype: torch.dtype, dropout: float) -> T5:
+    """The model of a converted file: what int8 and bfloat16 left of the weights. The shape is the file's own."""
+    file = open_file(folder / converted.NAME)
+    with torch.device("meta"):
+        model = T5(file.shape, dropout=dropout)
+    state = {name: torch.tensor(tensor).to(dtype) for name, tensor in file.tensors().items()}
+    model.load_state_dict(state, assign=True)
+    return model
+
+
 def read_tokenizer(folder: Path) -> Tokenizer | None:
     """The tokenizer in a model folder, or None where there is none."""
-    models = ("tokenizer.json", *tokenizers.MODELS)
-    bytes_only = tokenizers.settings_in(folder).get("tokenizer_class") == "ByT5Tokenizer"
-    return tokenizers.load(folder) if bytes_only or any((folder / name).is_file() for name in models) else None
+    return tokenizers.load_if_any(folder)
 
 
 def save_model(model: T5, tokenizer: Tokenizer | None, folder: Path) -> None:

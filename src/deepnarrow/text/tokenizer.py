@@ -41,6 +41,13 @@ def load(where: str | Path) -> Tokenizer:
     return SentencePieceTokenizer(data, sentinels=sentinels_beside(path.parent), origin=path)
 
 
+def load_if_any(folder: Path) -> Tokenizer | None:
+    """The tokenizer in a model's folder, or None where there is none."""
+    named = any((folder / name).is_file() for name in ("tokenizer.json", *MODELS))
+    bytes_only = not named and settings_in(folder).get("tokenizer_class") == "ByT5Tokenizer"
+    return load(folder) if named or bytes_only else None
+
+
 def load_folder(folder: Path) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return load(folder / "tokenizer.json")
