@@ -241,6 +241,7 @@ function newCard(request) {
     item.dataset.state = state;
     part(".output").removeAttribute("aria-busy");
     part(".copy").disabled = !text();
+    part(".copy").hidden = !text();
     fill();
   }
 
