@@ -6,9 +6,9 @@ variant of it for a check (of memory, of threads, for another processor):
     python src/deepnarrow/runtime/native/build.py
     python src/deepnarrow/runtime/native/build.py --out build/address.so --sanitize address,undefined
 
-Needs a compiler (GCC 11, Clang 12 or later) and nothing but Python's own library: it runs before anything is installed. The kernels stand
-in one text that is compiled once for each set of instructions; a run of the library looks at the processor and takes
-the best, so that a library made on one machine serves on another.
+Needs a compiler (GCC 11, Clang 12 or later) and nothing but Python's own library: it runs before anything is installed.
+The kernels stand in one text that is compiled once for each set of instructions; a run of the library looks at the
+processor and takes the best, so that a library made on one machine serves on another.
 """
 
 import argparse

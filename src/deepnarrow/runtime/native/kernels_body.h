@@ -31,6 +31,9 @@ constexpr int PARTS = 64 / WIDTH, EACH = WIDTH / 4;
 typedef float Floats __attribute__((vector_size(WIDTH)));
 typedef int32_t Ints __attribute__((vector_size(WIDTH)));
 typedef uint32_t Words __attribute__((vector_size(WIDTH)));
+// as they lie in memory, on any address; read part by part, for a copy of all 64 bytes would go by way of the stack
+typedef float FloatsThere __attribute__((vector_size(WIDTH), aligned(1), may_alias));
+typedef int32_t IntsThere __attribute__((vector_size(WIDTH), aligned(1), may_alias));
 
 #define EVERY_PART _Pragma("GCC unroll 4") for (int part = 0; part < PARTS; part++)
 #define EVERY_ROW _Pragma("GCC unroll 12") for (int r = 0; r < R; r++)
@@ -49,8 +52,19 @@ inline T load_as(const S* from) {
     return x;
 }
 
-inline F load(const float* from) { return load_as<F>(from); }
-inline void store(float* to, const F& x) { memcpy(to, &x, sizeof x); }
+inline F load(const float* from) {
+    F y;
+    EVERY_PART y.v[part] = *(const FloatsThere*)(from + part * EACH);
+    return y;
+}
+inline void store(float* to, const F& x) {
+    EVERY_PART *(FloatsThere*)(to + part * EACH) = x.v[part];
+}
+inline I load_ints(const void* from) {
+    I y;
+    EVERY_PART y.v[part] = *(const IntsThere*)((const char*)from + part * WIDTH);
+    return y;
+}
 inline F all(float x) {
     F y;
     EVERY_PART y.v[part] = x - Floats{};
@@ -176,7 +190,7 @@ inline void tile_bfloat(const float* a, int64_t a_stride, const uint16_t* w, int
     for (; i + PHASES <= pairs; i += PHASES) {
 #pragma GCC unroll 2
         for (int phase = 0; phase < PHASES; phase++) {
-            I both = load_as<I>(w + (i + phase) * 32);
+            I both = load_ints(w + (i + phase) * 32);
             F even, odd;
             EVERY_PART {
                 even.v[part] = (Floats)(both.v[part] << 16);
@@ -189,7 +203,7 @@ inline void tile_bfloat(const float* a, int64_t a_stride, const uint16_t* w, int
         }
     }
     for (; i < pairs; i++) {
-        I both = load_as<I>(w + i * 32);
+        I both = load_ints(w + i * 32);
         F even, odd;
         EVERY_PART {
             even.v[part] = (Floats)(both.v[part] << 16);
@@ -296,13 +310,13 @@ inline void tile_bytes(const char* a, int64_t a_bytes, const char* w, int64_t k,
         for (; i + PHASES <= end; i += PHASES) {
 #pragma GCC unroll 4
             for (int phase = 0; phase < PHASES; phase++) {
-                I b = load_as<I>(w + (i + phase) * 64);
+                I b = load_ints(w + (i + phase) * 64);
                 EVERY_ROW dot(sum[phase][r], four_of(a + r * a_bytes + 4 * (i + phase)), b);
                 if (SHIFTED) dot(shift, 0x80808080u, b);
             }
         }
         for (; i < end; i++) {
-            I b = load_as<I>(w + i * 64);
+            I b = load_ints(w + i * 64);
             EVERY_ROW dot(sum[0][r], four_of(a + r * a_bytes + 4 * i), b);
             if (SHIFTED) dot(shift, 0x80808080u, b);
         }
