@@ -94,6 +94,16 @@ def arguments() -> argparse.Namespace:
 
 def models(asked: argparse.Namespace, folder: Path) -> tuple[Path, Path, Path]:
     """The folder that our export writes for transformers, our native one in int8, and CTranslate2's in int8."""
+    model = folder / "hf"
+    if asked.shape:
+        random_model(asked.shape, asked.tokenizer, model)
+    else:
+        ours("export", str(asked.model), "--out", str(model), "--to", "hf")
+    ours("export", str(model), "--out", str(folder / "native"), "--to", "native", "--dtype", "int8")
+    return model, folder / "native", convert(model, folder / "ct2", "int8")
+
+
+def random_model(shape: str, tokenizer: Path, folder: Path) -> Path:
     import torch
 
     from deepnarrow.model.folder import save_model
@@ -101,17 +111,12 @@ def models(asked: argparse.Namespace, folder: Path) -> tuple[Path, Path, Path]:
     from deepnarrow.model.t5 import T5
     from deepnarrow.shapes import parse
 
-    model = folder / "hf"
-    if asked.shape:
-        t5 = T5(parse(asked.shape))
-        initialise(t5, 0)
-        with torch.no_grad():
-            t5.embedding.weight.mul_(0.02)  # else tied weights repeat the last token, whatever the input
-        save_model(t5, tokenizers.load(asked.tokenizer), model)
-    else:
-        ours("export", str(asked.model), "--out", str(model), "--to", "hf")
-    ours("export", str(model), "--out", str(folder / "native"), "--to", "native", "--dtype", "int8")
-    return model, folder / "native", convert(model, folder / "ct2", "int8")
+    t5 = T5(parse(shape))
+    initialise(t5, 0)
+    with torch.no_grad():
+        t5.embedding.weight.mul_(0.02)  # else tied weights repeat the last token, whatever the input
+    save_model(t5, tokenizers.load(tokenizer), folder)
+    return folder
 
 
 def ours(*words: str) -> None:
@@ -168,7 +173,13 @@ def peer_command(peer: Path, model: Path, *, threads: int, batch: int) -> list[s
 
 @contextmanager
 def server(command: Sequence[str], log: Path) -> Iterator[str]:
-    """The address of a server that answers, until the block ends."""
+    with server_process(command, log) as (url, _):
+        yield url
+
+
+@contextmanager
+def server_process(command: Sequence[str], log: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The address of a server that answers, and its process, until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
@@ -176,7 +187,7 @@ def server(command: Sequence[str], log: Path) -> Iterator[str]:
         running = subprocess.Popen([*command, "--port", str(port)], stdout=out, stderr=out)
         try:
             wait_for(url + "/health", running, log)
-            yield url
+            yield url, running
         finally:
             running.terminate()
             try:
