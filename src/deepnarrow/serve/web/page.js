@@ -281,7 +281,7 @@ function newCard(request) {
     },
     finish(clock) {
       if (last === null) throw lost(tokens.length);
-      if (!SENTINEL.test(written()) && last.generated_text != null && last.generated_text !== written().trim()) {
+      if (!SENTINEL.test(written()) && last.generated_text != null && last.generated_text.trim() !== written().trim()) {
         part(".output").textContent = last.generated_text; // a search that settles only at its end
       }
       if (!text().trim()) part(".output").replaceChildren(element("span", { className: "nothing" }, "The model answered with nothing."));
@@ -406,7 +406,7 @@ async function refusal(answer) {
     504: "It took too long",
   };
   const hints = { 401: "Write it under Settings, API key.", 429: `Try again in ${wait ?? 1}\u00a0s.`, 503: "Try again in a moment." };
-  const said = String(text).trim();
+  const said = String(text).trim().replace(/^(Input validation error|Request failed during generation): /, "");
   return {
     status: answer.status,
     title: titles[answer.status] ?? `The server failed (${answer.status})`,
