@@ -11,6 +11,7 @@ from deepnarrow.model.engine import TorchEngine
 from deepnarrow.model.inference import pad
 from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
+from deepnarrow.runtime import format
 from deepnarrow.runtime.engine import Engine
 from deepnarrow.shapes import parse
 
@@ -66,7 +67,12 @@ def engine_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def native_engine(native, model: T5, vocab_limit: int | None, folders: pytest.TempPathFactory) -> Engine:
-    pytest.skip("no converted file yet")
+    if not native.usable():
+        pytest.skip("the native library is not built")
+    path = folders.mktemp("native") / format.NAME
+    state = {name: tensor.detach().float().numpy() for name, tensor in model.state_dict().items()}
+    format.write(path, model.shape, "float32", state, vocab_limit=vocab_limit)
+    return native.open_engine(path, threads=1)
 
 
 @pytest.fixture(scope="session")

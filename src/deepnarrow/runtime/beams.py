@@ -13,7 +13,7 @@ import numpy as np
 
 from deepnarrow.runtime.engine import START, Engine, Memory, Row
 from deepnarrow.runtime.limits import Limits, Output
-from deepnarrow.runtime.line import Ask, next_mask
+from deepnarrow.runtime.line import Ask, next_mask, over
 from deepnarrow.runtime.masks import Constraint
 from deepnarrow.runtime.options import Beam
 
@@ -68,7 +68,7 @@ class Beams:
             if id < 0 or score == -math.inf:
                 break
             ids = [*self._open[number].ids, id]
-            if not self.limits.ended(ids):
+            if not over(self.limits, ids):
                 if len(stay) < self.search.width:
                     stay.append((number, id, score))
             elif rank < self.search.width:  # only the best may finish; the rest are there so that `width` stay open

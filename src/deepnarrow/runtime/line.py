@@ -60,6 +60,11 @@ def next_mask(limits: Limits, constraint: Constraint | None, tokens: int, vocab:
     return both_W if both_W.any() else mask_W
 
 
+def over(limits: Limits, ids: list[int]) -> bool:
+    """Whether a sequence ends with its newest token. An EOS that came before `min_tokens` was forced by a constraint."""
+    return ids[-1] == limits.eos or limits.ended(ids)
+
+
 class Line:
     """One sequence. `draft` may be filled with guesses at what comes next before each `ask`.
 
@@ -111,7 +116,7 @@ class Line:
         kept: list[int] = []
         for id in self.draft[: self.room]:
             so_far = [*self.ids, *kept, id]
-            if id >= self.engine.vocab_limit or not allows(masks[-1], id) or self.limits.ended(so_far):
+            if id >= self.engine.vocab_limit or not allows(masks[-1], id) or over(self.limits, so_far):
                 break  # an end need not be read to be chosen
             kept.append(id)
             state = state.after(id) if state else None
@@ -146,7 +151,7 @@ class Line:
         self._newest = id
         if self._tell and id not in self.limits.end_ids:
             self._tell(self.index, id)
-        self.done = self.limits.ended(self.ids)
+        self.done = over(self.limits, self.ids)
         if self._constraint and id != self.limits.eos:
             self._constraint = self._constraint.after(id)
             self._whole = self._constraint.fulfilled or not self.done
