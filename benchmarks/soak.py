@@ -478,7 +478,7 @@ async def settled(session: aiohttp.ClientSession, url: str) -> float:
     return left
 
 
-GAUGES = ("deepnarrow_requests_running", "deepnarrow_requests_queued")
+GAUGES = ("deepnarrow_waiting{", "deepnarrow_active{", "deepnarrow_rows_active{")
 
 
 async def shut_down(state: Soak, session: aiohttp.ClientSession, process: subprocess.Popen) -> dict[str, object]:

@@ -356,10 +356,11 @@ function times(item, details, received, clock) {
   item.querySelector(".times").replaceChildren(...figures);
   const first = clock.first === null ? "" : ` first token after ${seconds((clock.first - clock.start) / 1000)},`;
   const reason = { length: " Cut off at the most tokens.", deadline: " Cut off at the deadline." }[details.finish_reason] ?? "";
+  const cached = details.cached ? " The encoder had it in its cache." : "";
   const seed = details.seed != null && item.querySelector(".how").textContent.includes("sampled") ? ` Seed ${details.seed}.` : "";
   item.querySelector(".seen").hidden = false;
   item.querySelector(".seen").textContent =
-    `${counted(number)}. Seen from this page:${first} whole after ${seconds((clock.end - clock.start) / 1000)}.${reason}${seed}`;
+    `${counted(number)}. Seen from this page:${first} whole after ${seconds((clock.end - clock.start) / 1000)}.${cached}${reason}${seed}`;
 }
 
 function figure(part, name, value, unit) {
