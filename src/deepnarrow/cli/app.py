@@ -23,6 +23,7 @@ VERBS = {  # verb -> one line for the overview; its module is `deepnarrow.cli.<v
     "compare": "Models side by side on a task, and whether the difference is real.",
     "errors": "What a model gets wrong: the worst, by length, by label, confusions.",
     "generate": "Answer texts with a model.",
+    "serve": "Serve models over HTTP: batches, streams, the APIs people know, a page.",
     "embed": "Vectors of texts, and how well their angles match what people find alike.",
     "bench": "Time and weigh a model on this machine, beside the machine's ceilings.",
     "study": "Several shapes, one protocol: pretrain, fine-tune, evaluate, time.",

@@ -85,8 +85,11 @@ class Begun(NamedTuple):
 
 
 class Tokens(NamedTuple):
+    """One step's tokens; `last`: the job's end comes right behind."""
+
     number: int
     tokens: tuple[Token, ...]
+    last: bool = False
 
 
 class Ended(NamedTuple):

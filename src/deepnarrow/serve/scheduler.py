@@ -375,7 +375,8 @@ class Scheduler:
             top = [(id, log) for id, log in zip(ids_T[first:], logs_T[first:], strict=True) if id >= 0]
             tokens.append(Token(answer, ids_T[0], logs_T[0], tuple(top[: entry.job.top])))
         if tokens:
-            self._events.append(Tokens(entry.job.number, tuple(tokens)))
+            last = cast(Growing, entry.growing).done
+            self._events.append(Tokens(entry.job.number, tuple(tokens), last))
 
     def _end(self, entry: Entry, now: float) -> None:
         growing, job = cast(Growing, entry.growing), entry.job

@@ -31,7 +31,7 @@ WINDOW = 30.0  # seconds over which the rate of work is measured
 State = Literal["starting", "ready", "stopped"]
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """There are too many before it. `wait` is after how many seconds it is worth to ask again."""
 
     def __init__(self, message: str, wait: float) -> None:
@@ -46,6 +46,7 @@ class Pending:
     job: Job
     arrived: float
     work: int
+    model: str  # the served name it was asked of
     events: "asyncio.Queue[Event]" = field(default_factory=asyncio.Queue)
     begun: float | None = None
     tries: int = 0
@@ -64,22 +65,26 @@ class Counts:
 
 
 class Rate:
-    """Work done in a second, over the last `WINDOW` seconds in which there was any to do."""
+    """Work done in a second, over the last `WINDOW` seconds, of which those without work do not count."""
 
     def __init__(self) -> None:
-        self._done: deque[tuple[float, int]] = deque()
+        self._done: deque[tuple[float, int, float]] = deque()
+        self._since = 0.0
+
+    def begin(self, now: float) -> None:
+        """There is work again."""
+        self._since = now
 
     def add(self, now: float, work: int) -> None:
-        self._done.append((now, work))
+        self._done.append((now, work, now - self._since))
+        self._since = now
         while self._done and self._done[0][0] < now - WINDOW:
             self._done.popleft()
 
-    def seconds(self, now: float, work: int) -> float:
+    def seconds(self, work: int) -> float:
         """How long so much work will take; 0 where nothing is known yet."""
-        if len(self._done) < 2:
-            return 0.0
-        span = now - self._done[0][0]
-        return work * span / max(1, sum(amount for _, amount in self._done))
+        done = sum(amount for _, amount, _ in self._done)
+        return work * sum(span for _, _, span in self._done) / done if done else 0.0
 
 
 class Worker:
@@ -98,7 +103,7 @@ class Worker:
         self.load, self.counts = Load(), Counts()
         self.done = Load()  # of workers that are gone
         self.opened_in: float | None = None
-        self._hear = hear
+        self.hear = hear
         self._pending: dict[int, Pending] = {}
         self._numbers = count(1)
         self._rate = Rate()
@@ -145,26 +150,28 @@ class Worker:
     def number(self) -> int:
         return next(self._numbers)
 
-    def expected_wait(self, now: float) -> float:
+    def expected_wait(self) -> float:
         """Seconds until a job that comes now would begin, by what was done lately; 0 while nobody waits."""
         ahead = sum(pending.work for pending in self._pending.values() if pending.begun is None)
-        return self._rate.seconds(now, ahead) if ahead else 0.0
+        return self._rate.seconds(ahead)
 
     def admit(self, jobs: list[Job]) -> None:
-        """Raises `Busy` where these jobs must not be taken, all or none."""
+        """Raises `BusyError` where these jobs must not be taken, all or none."""
         now = time.monotonic()
-        wait = self.expected_wait(now)
+        wait = self.expected_wait()
         if self.waiting + len(jobs) > self.most_waiting:
             self.counts.refused += 1
-            raise Busy(f"the queue of {self.name} is full ({self.waiting} waiting)", max(1.0, wait / 4))
+            raise BusyError(f"the queue of {self.name} is full ({self.waiting} waiting)", max(1.0, wait / 4))
         allowed = min((job.deadline - now for job in jobs if job.deadline is not None), default=math.inf)
         if wait > allowed:
             self.counts.refused += 1
-            raise Busy(f"{self.name} would need about {wait:.0f} s before it could begin", wait - allowed)
+            raise BusyError(f"{self.name} would need about {wait:.0f} s before it could begin", wait - allowed)
 
     async def events(self, job: Job) -> AsyncIterator[Event]:
         """Submit a job and follow it to its end. Leaving early, for whatever reason, cancels it."""
-        pending = Pending(job, time.monotonic(), job.tokens(0))
+        pending = Pending(job, time.monotonic(), job.tokens(0), job.prompt or self.name)
+        if not self._pending:
+            self._rate.begin(pending.arrived)
         self._pending[job.number] = pending
         if self.state == "ready":
             self._give(pending)
@@ -178,8 +185,8 @@ class Worker:
             if self._pending.pop(job.number, None):
                 self.counts.cancelled += 1
                 self._send(Cancel(job.number))
-                if self._hear:
-                    self._hear(pending, Failed(job.number, "failed", "cancelled"))
+                if self.hear:
+                    self.hear(pending, Failed(job.number, "failed", "cancelled"))
 
     # inside
 
@@ -199,8 +206,8 @@ class Worker:
             self.counts.late += 1
         elif event.why == "failed":
             self.counts.failed += 1
-        if self._hear:
-            self._hear(pending, event)
+        if self.hear:
+            self.hear(pending, event)
         pending.events.put_nowait(event)
 
     async def _supervise(self) -> None:
