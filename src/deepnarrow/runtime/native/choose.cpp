@@ -108,7 +108,7 @@ void choose(const Kernels& kernels, const float* logits, int64_t vocab, int64_t 
     } else if (id >= 0) {
         found.push_back(id);
     }
-    if (top > 1) {
+    if (top > 1 && !found.empty()) {  // empty: nothing is allowed, or no logit is a number
         for (const Candidate& one : likeliest(logits, end, wish.mask, top + 1))
             if (one.id != found.front()) found.push_back(one.id);
     }
