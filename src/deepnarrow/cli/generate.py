@@ -9,7 +9,8 @@ import typer
 from deepnarrow.errors import UserError
 
 if TYPE_CHECKING:
-    from deepnarrow.model.decode import Output, Search
+    from deepnarrow.runtime.limits import Output
+    from deepnarrow.runtime.options import AnySearch
     from deepnarrow.text.tokenizer import Tokenizer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -20,7 +21,9 @@ CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a Hugging Face folder or a hub name.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, a converted or Hugging Face folder, a hub name.")
+    ],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text to answer.")] = None,
     prompt: Annotated[
         list[str] | None,
@@ -41,11 +44,17 @@ def generate(
     num_return: Annotated[int, typer.Option(help="Answers for each text, each on a line.")] = 1,
     batch: Annotated[int, typer.Option(help="Texts at once; answers do not depend on it.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, or int8 (native).  [default: float32, or as converted]")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="auto (native on a CPU, where it was built), native or torch.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub name.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line for each text.")] = False,
 ) -> None:
     """Answer texts with a model, one answer a line, in the order of the texts.
+
+    On a CPU the native runtime answers, from a converted model (deepnarrow export --to native); any other MODEL is
+    converted when it is first used, and kept.
 
     \b
     Example:
@@ -58,11 +67,11 @@ def generate(
     check_options(beam, length_penalty, temperature, top_k, top_p, num_return)
     texts = read_texts(text, file)
 
-    from deepnarrow.model.decode import Beam, Greedy, Sample, generate_each
-    from deepnarrow.model.folder import open_model, open_prompts, resolve_device, resolve_dtype
+    from deepnarrow.cli.answering import ready
     from deepnarrow.progress import progress
+    from deepnarrow.runtime.options import Beam, Greedy, Sample
 
-    search: Search = Greedy()
+    search: AnySearch = Greedy()
     if beam is not None:
         search = Beam(beam, 1.0 if length_penalty is None else length_penalty, num_return=num_return)
     elif samples(temperature, top_k, top_p):
@@ -70,46 +79,31 @@ def generate(
         search = Sample(warmth, top_k=top_k, top_p=top_p, seed=seed, num_return=num_return)
 
     names: list[str | None] = [*prompt] if prompt else [None]
-    if prompt:  # they know their base by its weights as they were
-        resolved = resolve_dtype(dtype)
-        opened = open_model(model, device=resolve_device(device), revision=revision)
-        vectors = open_prompts(prompt, opened)
-        opened.model.to(resolved)
-    else:
-        vectors = []
-        opened = open_model(model, device=resolve_device(device), dtype=resolve_dtype(dtype), revision=revision)
-    tokenizer = opened.tokenizer
-    if tokenizer is None:
-        raise UserError(
-            f"{opened.origin} has no tokenizer, so it can neither read nor write text; put its tokenizer.json or "
-            "spiece.model into that folder"
-        )
+    answering = ready(model, prompt or (), runtime=runtime, device=device, dtype=dtype, revision=revision)
+    tokenizer, origin = answering.tokenizer, answering.origin
     inputs = [[*ids, tokenizer.eos] for ids in tokenizer.encode_batch(texts) for _ in names]
     asked = [(text, name) for text in texts for name in names]
     out = sys.stdout  # a progress bar would put a stand-in here that writes to standard error
     live = len(asked) == 1 and file is None and not as_json and num_return == 1 and beam is None and out.isatty()
     stream = Stream(tokenizer, out) if live else None
-    each = generate_each(
-        opened.model,
+    each = answering.each(
         inputs,
         search,
         max_tokens=max_tokens,
         batch=batch,
-        eos=tokenizer.eos,
-        vocab_limit=tokenizer.size,
         on_token=stream,
-        prompts=vectors * len(texts) if vectors else None,
+        prompts=[*answering.prompts] * len(texts) if prompt else None,
     )
     if stream:
         for _, outputs in each:
             stream.end(tokenizer.decode(outputs[0].ids))
     elif file is None or out.isatty():  # on a terminal the lines themselves show the progress
         for index, outputs in in_order(each):
-            show(*asked[index], outputs, tokenizer, opened.origin, out, as_json=as_json, named=len(names) > 1)
+            show(*asked[index], outputs, tokenizer, origin, out, as_json=as_json, named=len(names) > 1)
     else:
         with progress("generate", len(asked)) as bar:
             for index, outputs in in_order(each):
-                show(*asked[index], outputs, tokenizer, opened.origin, out, as_json=as_json, named=len(names) > 1)
+                show(*asked[index], outputs, tokenizer, origin, out, as_json=as_json, named=len(names) > 1)
                 bar.advance()
 
 

@@ -23,13 +23,12 @@ from deepnarrow.files import read_json, whole_folder, write_json
 from deepnarrow.model import hub_files
 from deepnarrow.model.places import Found, find
 from deepnarrow.runtime import format
-from deepnarrow.runtime.folder import PROMPT, is_native, save_prompt
+from deepnarrow.runtime.folder import PROMPT, cache, is_native, mark_checked, save_prompt, state_of
 from deepnarrow.runtime.layout import PRECISIONS, Section, bfloat16, from_bfloat16, layout, unpacked
 
 if TYPE_CHECKING:
     from deepnarrow.model.folder import Opened
 
-CACHE = "DEEPNARROW_CACHE"  # the environment's name for a folder of ours
 MADE_FROM = "made_from.json"
 FILES = (format.NAME, PROMPT, MADE_FROM)
 ADAPTER, BASE = "adapter_config.json", "base.json"
@@ -87,7 +86,9 @@ def write_folder(opened: "Opened", out: Path, precision: str, made_from: dict[st
 
 def check_written(path: Path, state: dict[str, np.ndarray]) -> None:
     """Read a file back: every number of it is what its precision makes of the weights."""
+    state_now = state_of(path)
     file = format.open_file(path)
+    mark_checked(path, state_now)
     for section in layout(file.shape, file.precision).sections:
         wanted = np.concatenate([np.atleast_2d(state[name]) for name, _ in section.parts])
         if not holds(section, unpacked(section, file.payload), wanted):
@@ -150,10 +151,6 @@ def refuse_head(folder: Path, origin: str) -> None:
             f"{origin} is an encoder with a head; the native format holds models that write text and encoders without "
             "a head (export to hf, or sentence-transformers)"
         )
-
-
-def cache() -> Path:
-    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "deepnarrow") / "native"
 
 
 def entry_name(folder: Path, precision: str) -> str:

@@ -96,14 +96,18 @@ def open_prompts(names: Sequence[str | Path], base: Opened) -> list[Tensor]:
 
     They go into `generate(..., prompts=...)`, where every input may have another.
     """
-    found, held = [], weights_fingerprint(base.model.state_dict())
-    for name in names:
-        adapter = adapters.read_adapter(find(name).folder)
-        if adapter.lora is not None:
-            raise UserError(f"{name} is LoRA, not a soft prompt; open it by itself, as MODEL")
-        adapters.check_fingerprint(adapter, held, base.origin)
-        found.append(adapters.prompt_vectors(adapter, base.shape).to(base.model.embedding.weight.device))
-    return found
+    held = weights_fingerprint(base.model.state_dict())
+    device = base.model.embedding.weight.device
+    return [read_prompt(name, base.shape, held, base.origin).to(device) for name in names]
+
+
+def read_prompt(name: str | Path, shape: Shape, fingerprint: str, origin: str) -> Tensor:
+    """A soft prompt [P, D] over the model of this shape, fingerprint and origin."""
+    adapter = adapters.read_adapter(find(name).folder)
+    if adapter.lora is not None:
+        raise UserError(f"{name} is LoRA, not a soft prompt; open it by itself, as MODEL")
+    adapters.check_fingerprint(adapter, fingerprint, origin)
+    return adapters.prompt_vectors(adapter, shape)
 
 
 def open_base(adapter: adapters.Adapter, base: str | Path | None, dropout: float) -> Opened:

@@ -6,6 +6,10 @@ prompt.safetensors   of a soft prompt: vectors [P, D] that stand in front of eve
 config.json          for people and other tools; the shape that counts is model.dn's own
 """
 
+import hashlib
+import json
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from deepnarrow.files import write_bytes
 from deepnarrow.runtime.format import NAME
 from deepnarrow.shapes.shape import Shape
 
+CACHE = "DEEPNARROW_CACHE"  # the environment's name for the folder of what can be made again
 PROMPT, VECTORS = "prompt.safetensors", "prompt_embeddings"
 
 
@@ -46,3 +51,35 @@ def save_prompt(folder: Path, vectors: np.ndarray) -> None:
     from safetensors.numpy import save
 
     write_bytes(folder / PROMPT, save({VECTORS: np.ascontiguousarray(vectors, np.float32)}))
+
+
+def cache() -> Path:
+    """Where conversions are kept, and what was seen of converted files."""
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "deepnarrow") / "native"
+
+
+def was_checked(path: Path) -> bool:
+    """Whether this very file had its hash checked before, here and by this user.
+
+    A file is known by its size, its times (of content and of entry, which nothing but the system's clock sets) and its
+    number. So a program that starts a hundred times does not read a gigabyte a hundred times over.
+    """
+    try:
+        return (cache() / "checked" / name_of(path)).read_text("ascii") == state_of(path)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def mark_checked(path: Path, state: str) -> None:
+    """Note that the file, which was in this `state_of` before the check, has the right hash. May fail silently."""
+    with suppress(OSError):
+        write_bytes(cache() / "checked" / name_of(path), state.encode("ascii"))
+
+
+def state_of(path: Path) -> str:
+    found = path.stat()
+    return json.dumps([found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev])
+
+
+def name_of(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]

@@ -1,0 +1,179 @@
+"""What answers texts: the native runtime where it is there and the model runs on a CPU, else PyTorch.
+
+Nothing here imports torch before it is clear that PyTorch answers, or that a model has to be converted first.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from deepnarrow.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from deepnarrow.runtime.limits import Output
+    from deepnarrow.runtime.options import AnySearch
+    from deepnarrow.text.tokenizer import Tokenizer
+
+RUNTIMES = ("auto", "native", "torch")
+NATIVE_DEVICES = ("auto", "cpu")
+INT8 = "int8"
+Found = Iterator[tuple[int, "list[Output]"]]
+
+
+class Answering(NamedTuple):
+    """A model that is ready to answer."""
+
+    tokenizer: "Tokenizer"
+    origin: str
+    each: Callable[..., Found]  # (inputs, search, *, max_tokens, batch, on_token, prompts): answers as they are found
+    prompts: Sequence[Any]  # those asked for, as `each` wants them
+
+
+def ready(
+    model: str,
+    prompts: Sequence[str] = (),
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    dtype: str | None = None,
+    revision: str | None = None,
+) -> Answering:
+    """Open a model for `generate`. `dtype` None: float32, or what a converted folder has."""
+    if runtime not in RUNTIMES:
+        raise UserError(f"unknown runtime {runtime!r}; {nearest(runtime, RUNTIMES)}")
+    if runtime == "native" and device not in NATIVE_DEVICES:
+        raise UserError(f"the native runtime runs on the CPU, not on {device}; leave out --device or --runtime")
+    if runtime != "torch" and wants_native(model, runtime, device, dtype):
+        from deepnarrow.runtime.native import NotBuilt, library
+
+        try:
+            library()
+        except NotBuilt as why:
+            if runtime == "native" or dtype == INT8:
+                raise UserError(f"the native runtime is not there: {why}") from None
+            say(f"answering with PyTorch, since the native runtime is not there: {why}")
+        else:
+            found = natively(model, prompts, dtype, revision, must=runtime == "native" or dtype == INT8)
+            if found is not None:
+                return found
+    return by_torch(model, prompts, device, dtype, revision)
+
+
+def wants_native(model: str, runtime: str, device: str, dtype: str | None) -> bool:
+    """Whether the native runtime is what was asked for, or the best there is for it."""
+    from deepnarrow.runtime.layout import PRECISIONS
+
+    if dtype is not None and dtype not in PRECISIONS:
+        return False  # PyTorch's part says what is wrong with it
+    if runtime == "native" or dtype == INT8:
+        return device in NATIVE_DEVICES
+    return device == "cpu" or (device == "auto" and (is_converted(model) or not cuda()))
+
+
+def is_converted(model: str) -> bool:
+    from deepnarrow.runtime.folder import is_native
+
+    return is_native(Path(model).expanduser())
+
+
+def cuda() -> bool:
+    """Whether PyTorch would find a CUDA device; it is asked only where the system knows of one."""
+    if not any(Path(place).exists() for place in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        return os.name == "nt" and torch_finds_cuda()
+    return torch_finds_cuda()
+
+
+def torch_finds_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def say(line: str) -> None:
+    print(f"deepnarrow: {' '.join(line.split())}", file=sys.stderr, flush=True)
+
+
+def natively(
+    model: str, prompts: Sequence[str], dtype: str | None, revision: str | None, *, must: bool
+) -> Answering | None:
+    """The model in the native runtime; None where it cannot be kept converted and PyTorch may answer instead."""
+    from deepnarrow.hub.native import native_folder
+    from deepnarrow.runtime.folder import mark_checked, prompt_in, state_of, was_checked
+    from deepnarrow.runtime.format import NAME
+    from deepnarrow.runtime.native import open_engine
+    from deepnarrow.runtime.search import generate_each
+    from deepnarrow.text.tokenizer import load_if_any
+
+    try:
+        found = native_folder(model, dtype, revision=revision, say=say if sys.stderr.isatty() else None)
+    except OSError as error:
+        if must:
+            raise
+        say(f"answering with PyTorch, since the model cannot be kept converted: {error} (DEEPNARROW_CACHE says where)")
+        return None
+    tokenizer = with_tokenizer(load_if_any(found.folder), found.origin)
+    file, state = found.folder / NAME, state_of(found.folder / NAME)
+    checked = was_checked(file)
+    engine = open_engine(file, verify=not checked)
+    if not checked:
+        mark_checked(file, state)
+    if tokenizer.size > engine.shape.vocab:
+        raise UserError(
+            f"{found.folder}: the tokenizer has {tokenizer.size:,} ids but the model only {engine.shape.vocab:,} rows "
+            "of embedding, so the two do not belong together"
+        )
+    own = prompt_in(found.folder, engine.shape)
+    vectors = prompt_vectors(prompts, file, found.origin) if prompts else []
+
+    def each(
+        inputs: Sequence[Sequence[int]], search: "AnySearch", *, prompts: Sequence[Any] | None, **rest: Any
+    ) -> Found:
+        given = [own] * len(inputs) if prompts is None and own is not None else prompts
+        return generate_each(engine, inputs, search, eos=tokenizer.eos, prompts=given, **rest)
+
+    return Answering(tokenizer, found.origin, each, vectors)
+
+
+def prompt_vectors(names: Sequence[str], file: Path, origin: str) -> list[Any]:
+    """Soft prompts [P, D] over the model that a converted file was made from."""
+    from deepnarrow.model.folder import read_prompt
+    from deepnarrow.runtime.format import open_file
+
+    base = open_file(file, verify=False)
+    fingerprint = str(base.source.get("fingerprint", ""))
+    return [read_prompt(name, base.shape, fingerprint, origin).numpy() for name in names]
+
+
+def by_torch(model: str, prompts: Sequence[str], device: str, dtype: str | None, revision: str | None) -> Answering:
+    from deepnarrow.model import decode
+    from deepnarrow.model.folder import open_model, open_prompts, resolve_device, resolve_dtype
+
+    if dtype == INT8:
+        raise UserError("int8 is a precision of the native runtime; PyTorch runs in float32 or bfloat16")
+    resolved = resolve_dtype(dtype or "float32")
+    vectors: Sequence[Any] = []
+    if prompts:  # they know their base by its weights as they were
+        opened = open_model(model, device=resolve_device(device), revision=revision)
+        vectors = open_prompts(prompts, opened)
+        opened.model.to(resolved)
+    else:
+        opened = open_model(model, device=resolve_device(device), dtype=resolved, revision=revision)
+    tokenizer = with_tokenizer(opened.tokenizer, opened.origin)
+
+    def each(inputs: Sequence[Sequence[int]], search: "AnySearch", **rest: Any) -> Found:
+        its = getattr(decode, type(search).__name__)(**asdict(search))
+        return decode.generate_each(opened.model, inputs, its, eos=tokenizer.eos, vocab_limit=tokenizer.size, **rest)
+
+    return Answering(tokenizer, opened.origin, each, vectors)
+
+
+def with_tokenizer(tokenizer: "Tokenizer | None", origin: str) -> "Tokenizer":
+    if tokenizer is None:
+        raise UserError(
+            f"{origin} has no tokenizer, so it can neither read nor write text; put its tokenizer.json or "
+            "spiece.model into that folder"
+        )
+    return tokenizer
