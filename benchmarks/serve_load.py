@@ -163,7 +163,7 @@ def peer_answers(model: Path, peer: Path, texts: Sequence[str], asked: argparse.
 
 def our_command(native: Path, threads: int | None) -> list[str]:
     more = ["--threads", str(threads)] if threads else []
-    return [sys.executable, "-m", "deepnarrow", "serve", str(native), *more]
+    return [sys.executable, "-m", "deepnarrow", "serve", str(native), "--cache", "0", *more]
 
 
 def peer_command(peer: Path, model: Path, *, threads: int, batch: int) -> list[str]:
