@@ -262,7 +262,7 @@ constexpr bool PACKS_BFLOAT = false;
 // The instruction multiplies unsigned by signed bytes: a row is kept as its value + 128, and 128 times the sum of the
 // weights, counted beside in `shift`, is taken off again.
 constexpr bool SHIFTED = true;
-inline void dot(I& sum, uint32_t four, const I& w) {
+inline void dot(I& sum, uint32_t four, uint32_t, const I& w) {
     EVERY_PART {
 #if defined(__AVX512VNNI__)
         sum.v[part] = (Ints)_mm512_dpbusd_epi32((__m512i)sum.v[part], _mm512_set1_epi32((int)four), (__m512i)w.v[part]);
@@ -274,9 +274,9 @@ inline void dot(I& sum, uint32_t four, const I& w) {
 }
 #elif defined(__AVX2__)
 constexpr bool SHIFTED = false;
-inline void dot(I& sum, uint32_t four, const I& w) {
+inline void dot(I& sum, uint32_t four, uint32_t sizes, const I& w) {
     // |a| * (w with a's sign): unsigned by signed, and since both stay within 127 two products fit 16 bits
-    __m256i a = _mm256_set1_epi32((int)four), size = _mm256_abs_epi8(a), one = _mm256_set1_epi16(1);
+    __m256i a = _mm256_set1_epi32((int)four), size = _mm256_set1_epi32((int)sizes), one = _mm256_set1_epi16(1);
     EVERY_PART {
         __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8((__m256i)w.v[part], a));
         sum.v[part] += (Ints)_mm256_madd_epi16(pairs, one);
@@ -284,7 +284,7 @@ inline void dot(I& sum, uint32_t four, const I& w) {
 }
 #else
 constexpr bool SHIFTED = false;
-inline void dot(I& sum, uint32_t four, const I& w) {
+inline void dot(I& sum, uint32_t four, uint32_t, const I& w) {
     int32_t a0 = (int8_t)four, a1 = (int8_t)(four >> 8), a2 = (int8_t)(four >> 16), a3 = (int8_t)(four >> 24);
     EVERY_PART {
         Ints x = w.v[part];
@@ -295,13 +295,21 @@ inline void dot(I& sum, uint32_t four, const I& w) {
 
 inline uint32_t four_of(const char* bytes) { return load_as<uint32_t>(bytes); }
 
+// Where AVX2 has no such instruction, a row holds its magnitudes too, behind its codes.
+#if defined(__AVX2__)
+constexpr bool SIZED = !SHIFTED;
+#else
+constexpr bool SIZED = false;
+#endif
+inline int64_t scales_at(int64_t k) { return (SIZED ? 2 : 1) * up(k, 64); }
+
 inline int64_t groups(int64_t k) { return (k + GROUP - 1) / GROUP; }
 
 template <int R>
 inline void tile_bytes(const char* a, int64_t a_bytes, const char* w, int64_t k, const float* scales, float* c,
                        int64_t c_stride, bool more) {
     constexpr int PHASES = R == 1 ? 4 : R == 2 ? 2 : 1;
-    const int64_t fours = (k + 3) / 4, codes = up(k, 64);
+    const int64_t fours = (k + 3) / 4, sizes = SIZED ? up(k, 64) : 0;
     F total[R] = {};
     for (int64_t group = 0; group < groups(k); group++) {
         I sum[PHASES][R] = {}, shift = {};
@@ -311,17 +319,23 @@ inline void tile_bytes(const char* a, int64_t a_bytes, const char* w, int64_t k,
 #pragma GCC unroll 4
             for (int phase = 0; phase < PHASES; phase++) {
                 I b = load_ints(w + (i + phase) * 64);
-                EVERY_ROW dot(sum[phase][r], four_of(a + r * a_bytes + 4 * (i + phase)), b);
-                if (SHIFTED) dot(shift, 0x80808080u, b);
+                EVERY_ROW {
+                    const char* at = a + r * a_bytes + 4 * (i + phase);
+                    dot(sum[phase][r], four_of(at), four_of(at + sizes), b);
+                }
+                if (SHIFTED) dot(shift, 0x80808080u, 0, b);
             }
         }
         for (; i < end; i++) {
             I b = load_ints(w + i * 64);
-            EVERY_ROW dot(sum[0][r], four_of(a + r * a_bytes + 4 * i), b);
-            if (SHIFTED) dot(shift, 0x80808080u, b);
+            EVERY_ROW {
+                const char* at = a + r * a_bytes + 4 * i;
+                dot(sum[0][r], four_of(at), four_of(at + sizes), b);
+            }
+            if (SHIFTED) dot(shift, 0x80808080u, 0, b);
         }
         EVERY_ROW {
-            float scale = load_as<float>(a + r * a_bytes + codes + 4 * group);
+            float scale = load_as<float>(a + r * a_bytes + scales_at(k) + 4 * group);
             EVERY_PART {
                 Ints s = sum[0][r].v[part];
 #pragma GCC unroll 4
@@ -355,7 +369,7 @@ inline void round_bytes(const float* x, int64_t count, float inverse, char* out)
     }
 }
 
-// A row: the codes, up(k, 64) of them, then one scale a group. Each group's largest magnitude becomes 127.
+// A row: the codes, up(k, 64) of them, perhaps their magnitudes, then one scale a group, whose largest becomes 127.
 inline void pack_bytes(const float* x, int64_t k, char* out) {
     const int64_t codes = up(k, 64);
     for (int64_t group = 0; group < groups(k); group++) {
@@ -368,9 +382,10 @@ inline void pack_bytes(const float* x, int64_t k, char* out) {
         for (; i < count; i++) largest = fabsf(from[i]) > largest ? fabsf(from[i]) : largest;
         round_bytes(from, count, largest > 1e-30f ? 127.0f / largest : 0.0f, out + group * GROUP);
         float scale = largest / 127.0f;
-        memcpy(out + codes + 4 * group, &scale, 4);
+        memcpy(out + scales_at(k) + 4 * group, &scale, 4);
     }
     memset(out + k, SHIFTED ? 128 : 0, (size_t)(codes - k));
+    for (int64_t i = 0; SIZED && i < codes; i++) out[codes + i] = (char)(out[i] < 0 ? -out[i] : out[i]);
 }
 
 inline uint16_t to_bfloat(float x) {
@@ -385,7 +400,7 @@ inline void pack_pairs(const float* x, int64_t k, char* out) {
 }
 
 int64_t packed_bytes(Precision precision, int64_t k) {
-    if (precision == INT8) return up(up(k, 64) + 4 * groups(k), 64);
+    if (precision == INT8) return up(scales_at(k) + 4 * groups(k), 64);
     if (precision == BFLOAT16 && PACKS_BFLOAT) return 2 * up(k, 32);
     return 0;
 }
@@ -420,10 +435,22 @@ inline void tile(const char* a, int64_t a_bytes, const Matrix& w, int64_t panel,
     }
 }
 
+// While many rows go over one panel, each brings its share of the next one nearer, which else is waited for.
+inline void fetch(const Matrix& w, int64_t panel, int64_t from, int64_t to, int64_t row, int64_t rows, int64_t m) {
+    if (m < 2 * ROWS) return;
+    const int64_t each = w.panel_bytes() / w.k * (to - from), part = (each * rows / m + 127) / 64 * 64, begin = each * row / m;
+    const char* next = to < w.k ? (const char*)w.data + panel * w.panel_bytes() + w.panel_bytes() / w.k * to
+                                : (const char*)w.data + (panel + 1) * w.panel_bytes();
+    for (int64_t i = 0; i < part; i += 64) __builtin_prefetch(next + begin + i, 0, 3);
+}
+
 template <int R>
 inline void tiles(int64_t& row, int64_t m, const char* a, int64_t a_bytes, const Matrix& w, int64_t panel, int64_t from,
                   int64_t to, float* c, int64_t c_stride, bool more) {
-    for (; row + R <= m; row += R) tile<R>(a + row * a_bytes, a_bytes, w, panel, from, to, c + row * c_stride, c_stride, more);
+    for (; row + R <= m; row += R) {
+        fetch(w, panel, from, to, row, R, m);
+        tile<R>(a + row * a_bytes, a_bytes, w, panel, from, to, c + row * c_stride, c_stride, more);
+    }
 }
 
 void multiply(const char* a, int64_t a_bytes, int64_t m, const Matrix& w, int64_t first, int64_t last, float* c,

@@ -12,7 +12,7 @@
 namespace dn {
 
 constexpr int64_t LINE = 64;          // sections and rows begin on cache lines
-constexpr int64_t ALONE_ROWS = 96;    // rows that one thread takes through a whole encoder layer at a time
+constexpr int64_t ALONE_ROWS = 72;    // rows that one thread takes through a whole encoder layer at a time
 constexpr int64_t FEW_ROWS = 24;      // below it the threads share the columns instead
 constexpr int64_t SMALL = 1 << 15;    // products that are not worth a second thread
 
