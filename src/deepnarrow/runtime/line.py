@@ -14,6 +14,12 @@ from deepnarrow.runtime.options import COLDEST, Greedy, Sample
 BELOW_ONE = 1 - 2.0**-40  # a share of the whole that no rounding makes the whole
 
 
+class Learner(Protocol):
+    """Whoever drafted, and is told what came of it."""
+
+    def learn(self, line: "Line", drafted: int, right: int) -> None: ...
+
+
 class Ask(NamedTuple):
     """What a sequence wants of the next step: its row, the tokens to read, and for each of them mask and draw."""
 
@@ -61,7 +67,7 @@ def next_mask(limits: Limits, constraint: Constraint | None, tokens: int, vocab:
 
 
 def over(limits: Limits, ids: list[int]) -> bool:
-    """Whether a sequence ends with its newest token. An EOS that came before `min_tokens` was forced by a constraint."""
+    """Whether a sequence ends with its newest token. Only a constraint can force an EOS before `min_tokens`."""
     return ids[-1] == limits.eos or limits.ended(ids)
 
 
@@ -90,7 +96,7 @@ class Line:
         self.draft: list[int] = []
         self.score = 0.0
         self.done = False
-        self.steps = self.drafted = self.accepted = 0
+        self.drafter: Learner | None = None
         self._row: Row | None = row
         self._uniform_T, self._constraint, self._tell = uniform_T, constraint, tell
         self._newest, self._whole = START, True
@@ -127,15 +133,14 @@ class Line:
 
     def take(self, ids_NT: np.ndarray, logs_NT: np.ndarray) -> None:
         assert self._row is not None
-        self.steps += 1
-        self.drafted += len(self.draft)
         right = 0
         for place, (id, log) in enumerate(zip(ids_NT[:, 0].tolist(), logs_NT[:, 0].tolist(), strict=True)):
             self._append(id, log)
             if self.done or place == len(self.draft) or self.draft[place] != id:
                 break
             right += 1
-        self.accepted += right
+        if self.drafter:
+            self.drafter.learn(self, len(self.draft), right)
         wrong, self.draft = len(self.draft) - right, []
         if self.done:
             self._row = None
