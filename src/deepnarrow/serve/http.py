@@ -26,6 +26,7 @@ from deepnarrow.serve.models import Models
 from deepnarrow.serve.openai import openai_routes
 from deepnarrow.serve.protocol import patient
 from deepnarrow.serve.refusals import RefusalError, is_openai
+from deepnarrow.serve.schema import plain
 from deepnarrow.serve.streams import GONE, GoneError, json_response
 from deepnarrow.serve.tgi import tgi_routes, worker_states
 from deepnarrow.serve.workers import Worker
@@ -45,7 +46,7 @@ def application(workers: Sequence[Worker], *, allowed: Allowed, keys: Keys, log:
     app.include_router(tgi_routes(models, allowed))
     app.include_router(openai_routes(models, allowed, int(time.time())))
 
-    @app.get("/health")
+    @app.get("/health", **plain(503))
     async def health() -> Response:
         """200 while all workers are ready, else 503; which, in either case."""
         ready = all(worker.state == "ready" for worker in models.workers)
@@ -56,7 +57,7 @@ def application(workers: Sequence[Worker], *, allowed: Allowed, keys: Keys, log:
         response.status_code = 200 if ready else 503
         return response
 
-    @app.get("/metrics")
+    @app.get("/metrics", **plain(media="text/plain"))
     async def show_metrics() -> Response:
         """For Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

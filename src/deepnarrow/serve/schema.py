@@ -3,6 +3,7 @@
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.responses import Response
 
 from deepnarrow.serve.refusals import SHAPES
 
@@ -13,7 +14,7 @@ def described(body: type[BaseModel], *, stream: bool = False) -> dict[str, Any]:
     """Arguments for a route: its body, and all the statuses it may answer with."""
     good: dict[str, Any] = dict(ANY)
     if stream:
-        good["text/event-stream"] = {"schema": {"type": "string"}}
+        good["text/event-stream"] = {"schema": {}}  # an event each; what it holds is the API's own
     statuses = {shape.status for shape in SHAPES.values()} | {shape.openai_status for shape in SHAPES.values()}
     refusals = {status: {"description": "Refused", "content": ANY} for status in sorted(statuses)}
     schema = body.model_json_schema(ref_template=f"#/components/schemas/{body.__name__}/$defs/{{model}}")
@@ -23,6 +24,16 @@ def described(body: type[BaseModel], *, stream: bool = False) -> dict[str, Any]:
             "requestBody": {"required": True, "content": {"application/json": {"schema": inlined(schema)}}}
         },
         "response_model": None,
+    }
+
+
+def plain(*refused: int, media: str = "application/json") -> dict[str, Any]:
+    """Arguments for a route without a body: what it answers with, and by which further statuses."""
+    refusals = {status: {"description": "Refused", "content": ANY} for status in refused}
+    return {
+        "responses": {200: {"description": "Answered", "content": {media: {"schema": {}}}}, **refusals},
+        "response_model": None,
+        "response_class": Response,
     }
 
 
