@@ -181,7 +181,9 @@ class NativeEncoding:
         if not self.done:
             raise RuntimeError("the inputs are not encoded yet: advance them until it says so")
         if not self.engine.shape.decoder_layers:
-            raise UserError(f"{self.engine.shape} is an encoder alone: it can encode, but it has no decoder to answer with")
+            raise UserError(
+                f"{self.engine.shape} is an encoder alone: it can encode, but it has no decoder to answer with"
+            )
         library = self.engine.library
         return [NativeMemory(self.engine, library.dn_memory(self.handle, i)) for i in range(len(self.lengths))]
 
