@@ -33,7 +33,7 @@ SHAPES = [  # every knob, and sizes that are no multiple of anything
     "tiny-nl1-dm=33-ff=31-kv3-nh5-kh1-silu-v51",
     "tiny-nl1-dm64-ff64-kv80-nh2-reglu-shkv-v64-rb8-rd20",
 ]
-# The largest error of a logit, in standard deviations of the logits. bfloat16 has 8 bits, a weight of int8 7 and a sign.
+# The largest error of a logit, in deviations of the logits. bfloat16 has 8 bits, a weight of int8 7 and a sign.
 ERRORS = {"float32": 1e-5, "bfloat16": 0.05, "int8": 0.2}
 PLAIN = SHAPES[0]
 
@@ -269,7 +269,7 @@ def test_rows_and_memories_are_given_back(opened) -> None:
 
 
 def test_mistakes_are_told(opened) -> None:
-    model, engine = opened(PLAIN)
+    _, engine = opened(PLAIN)
     [memory] = engine.encode([[5, 1]])
     row = engine.start(memory)
     for wrong, message in (
@@ -301,14 +301,14 @@ def test_without_the_library_one_line_says_so(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setenv("DEEPNARROW_NATIVE", "0")
     try:
         assert not native.usable()
-        with pytest.raises(native.NotBuilt, match="DEEPNARROW_NATIVE=0"):
+        with pytest.raises(native.NotBuiltError, match="DEEPNARROW_NATIVE=0"):
             native.library()
     finally:
         native.library.cache_clear()
     monkeypatch.setenv("DEEPNARROW_LIBRARY", __file__)
     monkeypatch.delenv("DEEPNARROW_NATIVE")
     try:
-        with pytest.raises(native.NotBuilt, match="cannot be loaded"):
+        with pytest.raises(native.NotBuiltError, match="cannot be loaded"):
             native.library()
     finally:
         native.library.cache_clear()

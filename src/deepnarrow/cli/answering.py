@@ -47,11 +47,11 @@ def ready(
     if runtime == "native" and device not in NATIVE_DEVICES:
         raise UserError(f"the native runtime runs on the CPU, not on {device}; leave out --device or --runtime")
     if runtime != "torch" and wants_native(model, runtime, device, dtype):
-        from deepnarrow.runtime.native import NotBuilt, library
+        from deepnarrow.runtime.native import NotBuiltError, library
 
         try:
             library()
-        except NotBuilt as why:
+        except NotBuiltError as why:
             if runtime == "native" or dtype == INT8:
                 raise UserError(f"the native runtime is not there: {why}") from None
             say(f"answering with PyTorch, since the native runtime is not there: {why}")

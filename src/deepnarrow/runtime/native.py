@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from deepnarrow.errors import UserError, nearest
-from deepnarrow.runtime.engine import Chosen, Draw, Row
+from deepnarrow.runtime.engine import Chosen, Draw, Memory, Row
 from deepnarrow.runtime.format import ModelFile, open_file
 from deepnarrow.runtime.rows import check_rows
 from deepnarrow.shapes.shape import FEED_FORWARDS, Shape
@@ -47,26 +48,26 @@ class _Draw(Structure):
     _fields_ = (("uniform", c_double), ("temperature", c_float), ("top_p", c_float), ("top_k", c_int64))
 
 
-class NotBuilt(Exception):
+class NotBuiltError(Exception):
     """Why there is no library, in one line."""
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """The compiled library; raises `NotBuilt` where it is switched off, missing or of another version."""
+    """The compiled library; raises `NotBuiltError` where it is switched off, missing or of another version."""
     if os.environ.get(SWITCH, "1") == "0":
-        raise NotBuilt(f"it is switched off by {SWITCH}=0")
+        raise NotBuiltError(f"it is switched off by {SWITCH}=0")
     path = Path(os.environ.get(LIBRARY) or Path(__file__).with_name("_native.so"))
     try:
         found = ctypes.CDLL(str(path))
     except OSError as error:
-        raise NotBuilt(
+        raise NotBuiltError(
             f"{path.name} cannot be loaded: {error}"
             if path.exists()
             else "it was not built; install a C++ compiler, then deepnarrow again"
         ) from None
     if found.dn_version() != VERSION:
-        raise NotBuilt(f"{path.name} is of another version; install deepnarrow again")
+        raise NotBuiltError(f"{path.name} is of another version; install deepnarrow again")
     for name, result in (
         ("dn_open", c_void_p), ("dn_begin", c_void_p), ("dn_memory", c_void_p), ("dn_start", c_void_p),
         ("dn_fork", c_void_p), ("dn_kernels", c_char_p), ("dn_name", c_char_p), ("dn_layers", c_int64),
@@ -96,7 +97,7 @@ def library() -> ctypes.CDLL:
 def usable() -> bool:
     try:
         library()
-    except NotBuilt:
+    except NotBuiltError:
         return False
     return True
 
@@ -132,7 +133,7 @@ def open_engine(
     vocab_limit  None: the one of the file
     verify       whether to check the file's hash
 
-    Raises `UserError` for a file that is no model or broken, `NotBuilt` where there is no library.
+    Raises `UserError` for a file that is no model or broken, `NotBuiltError` where there is no library.
     """
     return NativeEngine(open_file(Path(path), verify=verify), threads=threads, kernels=kernels, vocab_limit=vocab_limit)
 
@@ -284,15 +285,15 @@ class NativeEngine:
         encoding.advance(self.shape.encoder_layers)
         return np.stack([hidden.mean(0) for hidden in encoding.hidden()])
 
-    def start(self, memory: NativeMemory) -> NativeRow:  # type: ignore[override]
-        return NativeRow(self, self.library.dn_start(memory.handle))
+    def start(self, memory: Memory) -> NativeRow:
+        return NativeRow(self, self.library.dn_start(cast(NativeMemory, memory).handle))
 
-    def fork(self, row: NativeRow) -> NativeRow:  # type: ignore[override]
-        return NativeRow(self, self.library.dn_fork(row.handle))
+    def fork(self, row: Row) -> NativeRow:
+        return NativeRow(self, self.library.dn_fork(cast(NativeRow, row).handle))
 
-    def cut(self, row: NativeRow, length: int) -> None:  # type: ignore[override]
+    def cut(self, row: Row, length: int) -> None:
         error = ctypes.create_string_buffer(ERROR_BYTES)
-        checked(self.library.dn_cut(self.handle, row.handle, length, error), error)
+        checked(self.library.dn_cut(self.handle, cast(NativeRow, row).handle, length, error), error)
 
     def step(
         self,
@@ -331,7 +332,7 @@ class NativeEngine:
     ) -> None:
         if len(rows) != len(tokens):
             raise ValueError(f"{len(rows)} rows, but tokens for {len(tokens)}")
-        handles = np.array([row.handle for row in rows], np.uintp)  # type: ignore[attr-defined]
+        handles = np.array([cast(NativeRow, row).handle for row in rows], np.uintp)
         counts = np.array([len(ids) for ids in tokens], np.int64)
         flat = np.array([id for ids in tokens for id in ids], np.int32)
         error = ctypes.create_string_buffer(ERROR_BYTES)
