@@ -25,7 +25,7 @@ START = 0  # what the decoder reads first
 
 class Draw(NamedTuple):
     """How one position's token is drawn, with the meaning of `model.sample`: softmax(logits / temperature), cut to the
-    `top_k` likeliest ids (0: all), then to the nucleus `top_p`; then the id at which the running sum of what is left, in
+    `top_k` likeliest ids (0: all), then to the nucleus `top_p`; then the id at which the running sum of the rest, in
     the order of the ids, passes `uniform` (0 <= uniform < 1) times its whole. A temperature under 1e-6 is greedy.
     """
 
@@ -38,8 +38,8 @@ class Draw(NamedTuple):
 class Chosen(NamedTuple):
     """What a step found, a line for each position.
 
-    ids   [N, T] int32: with a `Draw` the drawn id first; the rest, or all, the likeliest ids that are allowed, best
-          first, of equal ones the smaller id first; -1 where fewer than T are allowed
+    ids   [N, T] int32: with a `Draw` the drawn id first; the rest, or all, the likeliest other ids that are allowed,
+          best first, of equal ones the smaller id first; -1 where fewer than T are allowed
     logs  [N, T] float32: their natural log-probabilities among the whole vocabulary, whatever is allowed; -inf at -1
     """
 
