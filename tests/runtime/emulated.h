@@ -20,7 +20,7 @@
 #define _mm512_dpbusd_epi32 simde_mm512_dpbusd_epi32
 #define _mm512_set1_epi32 simde_mm512_set1_epi32
 #define _mm512_loadu_si512 simde_mm512_loadu_si512
-#define _mm512_cvtph_ps emulated_cvtph_ps
+#define _mm512_maskz_cvtph_ps(mask, half) emulated_cvtph_ps(half)  // of all lanes, as it is used
 
 static inline __m512 emulated_cvtph_ps(__m256i half) {
     __m256 part[2] = {_mm256_cvtph_ps(_mm256_extracti128_si256(half, 0)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};

@@ -116,8 +116,9 @@ static void check_multiply(Precision precision, const char* name) {
                 matrix.scales = scales;
 
                 const int64_t stride = k + 3, columns = panels * LANES;  // rows that do not follow one another
-                Exact<float> x((m - 1) * stride + k), c(m * columns);
-                fill(x, (m - 1) * stride + k);
+                const int64_t read = precision == BFLOAT16 ? up(k, 2) : k;  // two inputs at a time, the last with zeros
+                Exact<float> x((m - 1) * stride + read), c(m * columns);
+                fill(x, (m - 1) * stride + read);
                 if (k > 130 && m > 1) memset(x + stride, 0, 130 * 4);  // a whole group of nothing
                 fill(c, m * columns);
                 std::vector<float> before(c.data, c.data + m * columns);
@@ -131,7 +132,7 @@ static void check_multiply(Precision precision, const char* name) {
                 kernels.multiply(a, bytes ? bytes : stride * 4, m, matrix, middle, panels, c, columns, add);
 
                 for (int64_t row = 0; row < m; row++) {
-                    std::vector<double> read((size_t)k), step((size_t)k, 0.0);
+                    std::vector<double> input((size_t)k), step((size_t)k, 0.0);
                     for (int64_t i = 0; i < k; i++) {
                         double value = x[row * stride + i];
                         if (precision == BFLOAT16 && bytes) value = round_bfloat(value);
@@ -144,14 +145,14 @@ static void check_multiply(Precision precision, const char* name) {
                             // as near to the middle of two codes as float can tell, either is right
                             if (std::fabs(std::fabs(code - std::trunc(code)) - 0.5) < 1e-4) step[(size_t)i] = most / 127;
                         }
-                        read[(size_t)i] = value;
+                        input[(size_t)i] = value;
                     }
                     for (int64_t column = 0; column < columns; column++) {
                         double sum = 0, size = 0, tie = 0;
                         for (int64_t i = 0; i < k; i++) {
                             const double w = weight[(size_t)(column * wide + i)];
-                            sum += read[(size_t)i] * w;
-                            size += std::fabs(read[(size_t)i] * w);
+                            sum += input[(size_t)i] * w;
+                            size += std::fabs(input[(size_t)i] * w);
                             tie += step[(size_t)i] * std::fabs(w);
                         }
                         const double scale = precision == INT8 ? (double)scales[column] : 1.0;
