@@ -245,3 +245,14 @@ def test_on_a_gpu_as_on_the_cpu(dtype: torch.dtype) -> None:
         logits = engine.logits(rows, [[([0, *target])[step]] for target in targets])
         error = max(np.abs(found - want[step]).max() for found, want in zip(logits, wanted, strict=True))
         assert error < (1e-3 if dtype is torch.float32 else 0.3)
+
+
+def test_behind_a_drawn_id_come_the_likeliest_others() -> None:
+    engine = TorchEngine(model_of(SHAPES[0]))
+    [memory] = engine.encode([[5, 1]])
+    plain = engine.step([engine.start(memory)], [[0]], top=4)
+    for uniform in (0.0, 0.3, 0.6, 0.999):
+        found = engine.step([engine.start(memory)], [[0]], top=4, draws=[Draw(uniform, 2.0)])
+        drawn = found.ids[0, 0]
+        assert found.ids[0, 1:].tolist() == [id for id in plain.ids[0].tolist() if id != drawn][:3]
+        assert (np.diff(found.logs[0, 1:]) <= 0).all()

@@ -1,77 +1,117 @@
-"""A small real model and a real server over it, as a process of its own."""
+"""A tiny model with random weights, converted once, and servers over it at real ports."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
+import asyncio
+import io
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
-from deepnarrow.model.folder import save_model
 from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
-from deepnarrow.shapes import parse
-from deepnarrow.text import builtin
-from deepnarrow.text.train_tokenizer import train
+from deepnarrow.runtime.engine import Engine
+from deepnarrow.serve.allowed import Allowed
+from deepnarrow.serve.http import Server, use_log
+from deepnarrow.serve.keys import Keys
+from deepnarrow.serve.logs import Log
+from deepnarrow.serve.opening import Spec, open_served
+from deepnarrow.serve.scheduler import Room
+from deepnarrow.serve.workers import Worker
+from deepnarrow.shapes.shape import parse
+from deepnarrow.text.byte_tokenizer import ByteTokenizer
 
-ANSWERS = 0.02  # weights tied to embeddings of full size repeat the last token; with these an answer is of its input
+SHAPE = "tiny-nl2-dm64-ff128-kv16-v384"
+
+
+def made(seed: int = 0) -> T5:
+    model = T5(parse(SHAPE))
+    initialise(model, seed=seed)
+    return model.eval()
 
 
 @pytest.fixture(scope="session")
-def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of random weights that hardly ever ends by itself, with a vocabulary trained on the library's prose."""
-    tokenizer = train((text for _, text in builtin.documents()), vocab=512, max_bytes=200_000)
-    model = T5(parse("tiny-nl2-v512"))
-    initialise(model, 0)
-    with torch.no_grad():
-        model.embedding.weight.mul_(ANSWERS)
-    folder = tmp_path_factory.mktemp("serve") / "small"
-    save_model(model, tokenizer, folder)
-    return folder
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Converted where the native library is there, so that a worker opens it without torch."""
+    from deepnarrow.hub.native import write_folder
+    from deepnarrow.model.folder import Opened, save_model
+    from deepnarrow.runtime.native import usable
+
+    where = tmp_path_factory.mktemp("served") / "tiny"
+    model = made()
+    if usable():
+        write_folder(Opened(model, ByteTokenizer(), model.shape, "tiny"), where, "float32")
+    else:
+        save_model(model, ByteTokenizer(), where)
+    return where
 
 
 @pytest.fixture(scope="session")
-def served(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `deepnarrow serve small_folder`."""
-    with serving([str(small_folder)], tmp_path_factory.mktemp("log") / "served.log") as url:
-        yield url
+def engine(folder: Path) -> Engine:
+    """What the workers run, here, for the answers they should give."""
+    return open_served(Spec(model=str(folder), device="cpu", threads=1)).engine
+
+
+class Running:
+    """A server in a thread."""
+
+    def __init__(self, server: Server, out: io.StringIO) -> None:
+        self.server, self.out = server, out
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    @property
+    def worker(self) -> Worker:
+        return self.server.workers[0]
+
+    @property
+    def log(self) -> list[str]:
+        return self.out.getvalue().splitlines()
 
 
 @contextmanager
-def serving(words: list[str], log: Path, **environment: str) -> Iterator[str]:
-    """`deepnarrow serve WORDS` at a free port of this machine, until the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "deepnarrow", "serve", *words, "--host", "127.0.0.1", "--port", str(port)]
-    url = f"http://127.0.0.1:{port}"
-    with log.open("w") as out:
-        running = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **environment})
+def running(
+    folder: Path,
+    *,
+    room: Room | None = None,
+    allowed: Allowed | None = None,
+    keys: Keys | None = None,
+    texts: bool = False,
+) -> Iterator[Running]:
+    allowed = allowed or Allowed(new_tokens=20000)
+    out = io.StringIO()
+    log = Log(out, texts=texts)
+    use_log(log)
+    spec = Spec(model=str(folder), device="cpu", threads=1, room=room or Room())
+    worker = Worker("tiny", spec, most_waiting=allowed.waiting)
+    server = Server([worker], port=0, allowed=allowed, keys=keys, log=log)
+    problems: list[BaseException] = []
+
+    def run() -> None:
         try:
-            wait_for(url + "/health", running, log)
-            yield url
-        finally:
-            running.terminate()
-            try:
-                running.wait(30)
-            except subprocess.TimeoutExpired:
-                running.kill()
-                running.wait()
+            asyncio.run(server.run(signals=False))
+        except BaseException as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive() and not server.server.started:
+        thread.join(0.01)
+    try:
+        if problems:
+            raise problems[0]
+        yield Running(server, out)
+    finally:
+        server.stop()
+        thread.join(60)
+        assert not thread.is_alive()
 
 
-def wait_for(url: str, running: subprocess.Popen, log: Path, seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert running.poll() is None, f"the server ended:\n{log.read_text()[-3000:]}"
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(f"{url} does not answer:\n{log.read_text()[-3000:]}")
+@pytest.fixture(scope="session")
+def tiny(folder: Path) -> Iterator[Running]:
+    """One server for all tests that leave it as it was."""
+    with running(folder) as found:
+        yield found

@@ -575,10 +575,15 @@ def choose(
     drawn = [(number, asked) for number, asked in enumerate(draws or ()) if asked is not None]
     if drawn:
         places, found = drawn_ids(allowed_NV, drawn)
-        rest_nT, rest_value_nT = ids_NT[places, : top - 1], value_NT[places, : top - 1]
-        ids_NT[places, 1:], value_NT[places, 1:] = rest_nT, rest_value_nT
-        ids_NT[places, 0] = found
-        value_NT[places, 0] = allowed_NV[places, found]
+        own_nT, own_value_nT = ids_NT[places], value_NT[places]
+        # the drawn id in front, the others behind it in their order: of the drawn one itself the key is the least
+        order_nT = torch.arange(1, top + 1, device=own_nT.device).masked_fill(own_nT == found[:, None], 0)
+        missing_n = (order_nT != 0).all(-1)  # not among the likeliest: the last of these makes room
+        order_nT[missing_n, -1] = 0
+        own_nT[missing_n, -1] = found[missing_n]
+        own_value_nT[missing_n, -1] = allowed_NV[places, found][missing_n]
+        by_key_nT = order_nT.argsort(-1)
+        ids_NT[places], value_NT[places] = own_nT.gather(1, by_key_nT), own_value_nT.gather(1, by_key_nT)
     log_NT = value_NT - total_N1
     ids_NT = ids_NT.masked_fill(value_NT == -torch.inf, -1)
     return Chosen(ids_NT.to(torch.int32).cpu().numpy(), log_NT.cpu().numpy())

@@ -154,6 +154,8 @@ async def encoded(
     if texts and tokenizer is None:
         raise RefusalError("invalid", f"{model.id} has no tokenizer; give token ids instead of text")
     rows: list[list[int]] = []
+    if any(not text.strip() for text in texts):
+        raise RefusalError("invalid", "the text is empty", param="prompt")
     if texts:
         assert tokenizer is not None
         long = sum(map(len, texts)) > QUICK

@@ -67,6 +67,7 @@ class Token(NamedTuple):
     id: int
     log: float | None  # natural log-probability; None where a search does not know it
     top: tuple[tuple[int, float], ...] = ()  # the likeliest, best first
+    reason: Reason | None = None  # why its answer ends with it
 
 
 class Answer(NamedTuple):

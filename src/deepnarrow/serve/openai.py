@@ -17,10 +17,10 @@ from starlette.responses import Response
 from deepnarrow.serve.allowed import Allowed
 from deepnarrow.serve.asking import Found, Wish, admit, answer_all, encoded, jobs_of, rule_of, search_of
 from deepnarrow.serve.facts import note, note_found
-from deepnarrow.serve.jobs import Answer, Ended, Job, Token, Tokens
+from deepnarrow.serve.jobs import Ended, Job, Token, Tokens
 from deepnarrow.serve.models import Model, Models
 from deepnarrow.serve.refusals import RefusalError
-from deepnarrow.serve.schema import described
+from deepnarrow.serve.schema import ANY, described
 from deepnarrow.serve.streams import DONE, event_line, json_response, merged, read, streamed, unless_gone
 from deepnarrow.serve.tgi import LARGEST, Finite, Grammar, deadline_of, name_of, stops_of
 from deepnarrow.serve.words import Text, Until
@@ -81,6 +81,7 @@ class Choice:
     text: Text
     until: Until
     offset: int = 0
+    over: bool = False
     tokens: list[tuple[str, Token]] = field(default_factory=list)  # not yet told
 
 
@@ -92,7 +93,7 @@ def openai_routes(models: Models, allowed: Allowed, started: int) -> APIRouter:
         """The served names."""
         return {"object": "list", "data": [card(model, started) for model in models.all.values()]}
 
-    @router.get("/models/{name:path}")
+    @router.get("/models/{name:path}", responses={404: {"description": "There is no such model", "content": ANY}})
     async def one_model(name: str) -> dict[str, Any]:
         return card(models.get(name), started)
 
@@ -305,25 +306,21 @@ async def chunks(
                 for token in event.tokens:
                     one = growing[at][token.answer]
                     text = told(one, token)
-                    if text:
+                    if token.reason is not None:
+                        one.over = True
+                        yield line(one, text + left_of(one), REASONS[token.reason])
+                    elif text:
                         yield line(one, text, None)
             elif isinstance(event, Ended):
                 for rank, answer in enumerate(event.answers[:number]):
                     one = growing[at][rank]
-                    yield line(
-                        one,
-                        remaining(one, found=all_found[at], answer=answer, rank=rank, told=told),
-                        REASONS[answer.reason],
-                    )
+                    if not one.over:  # a beam's, which are known at once
+                        text = "".join([told(one, token) for token in all_found[at].told(rank)])
+                        yield line(one, text + left_of(one), REASONS[answer.reason])
     if with_usage:
         yield event_line(front | {"choices": [], "usage": usage(all_found)})
 
 
-def remaining(one: Choice, *, found: Found, answer: Answer, rank: int, told: Any) -> str:
-    """What is left of an answer at its end: all of a beam's, else what was held back."""
-    text = ""
-    if rank not in found.tokens:
-        text = "".join(told(one, token) for token in found.told(rank))
-    if one.until.over:
-        return text
-    return text + one.until.add(one.text.rest()) + one.until.rest()
+def left_of(one: Choice) -> str:
+    """What was held back of an answer that is over."""
+    return "" if one.until.over else one.until.add(one.text.rest()) + one.until.rest()

@@ -92,11 +92,12 @@ class Scheduler:
         room: Room | None = None,
         *,
         prompts: Mapping[str, np.ndarray] | None = None,
+        own: np.ndarray | None = None,
         constraints: Constraints | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine, self.tokenizer, self.room = engine, tokenizer, room or Room()
-        self.prompts, self.constraints, self.clock = dict(prompts or {}), constraints, clock
+        self.prompts, self.own, self.constraints, self.clock = dict(prompts or {}), own, constraints, clock
         self.memories = Memories(self.room.cache)
         self._waiting: OrderedDict[int, Job] = OrderedDict()
         self._pieces: list[Piece] = []  # by arrival
@@ -239,10 +240,11 @@ class Scheduler:
         return self._layer_seconds is not None and piece.work * self._layer_seconds > SLOW * self._allowed()
 
     def _prompt(self, job: Job) -> np.ndarray | None:
-        return None if job.prompt is None else self.prompts[job.prompt]
+        return self.own if job.prompt is None else self.prompts[job.prompt]
 
     def _prompt_length(self, job: Job) -> int:
-        return 0 if job.prompt is None else len(self.prompts[job.prompt])
+        prompt = self._prompt(job)
+        return 0 if prompt is None else len(prompt)
 
     # encoding
 
@@ -367,13 +369,16 @@ class Scheduler:
             self._end(entry, now)
 
     def _tell(self, entry: Entry, which: list[int], asks: list[Ask], ids_NT: np.ndarray, logs_NT: np.ndarray) -> None:
-        tokens = []
+        tokens, lines = [], cast(Lines, entry.growing).lines
         for answer, ask, ids_T, logs_T in zip(which, asks, ids_NT.tolist(), logs_NT.tolist(), strict=True):
             if ids_T[0] < 0:
                 continue
-            first = 0 if ask.draws[0] is None else 1  # behind a drawn id the likeliest begin anew
-            top = [(id, log) for id, log in zip(ids_T[first:], logs_T[first:], strict=True) if id >= 0]
-            tokens.append(Token(answer, ids_T[0], logs_T[0], tuple(top[: entry.job.top])))
+            top = [(id, log) for id, log in zip(ids_T, logs_T, strict=True) if id >= 0]
+            if ask.draws[0] is not None:  # the drawn id stands in front, wherever it belongs
+                top.sort(key=lambda pair: (-pair[1], pair[0]))
+            line = lines[answer]
+            reason = self._answer(entry.job, line.output()).reason if line.done else None
+            tokens.append(Token(answer, ids_T[0], logs_T[0], tuple(top[: entry.job.top]), reason))
         if tokens:
             last = cast(Growing, entry.growing).done
             self._events.append(Tokens(entry.job.number, tuple(tokens), last))

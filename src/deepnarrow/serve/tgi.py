@@ -245,8 +245,9 @@ def sequence(found: Found, place: int, tokenizer: Tokenizer, wish: Wish, given: 
 
 
 def told_token(text: Text, token: Token) -> dict[str, Any]:
+    """One that is special has no text, since clients write all texts one behind the other."""
     special = text.is_special(token.id)
-    written = name_of(text.tokenizer, token.id) if special else text.add(token.id)
+    written = "" if special else text.add(token.id)
     return {"id": token.id, "text": written, "logprob": token.log, "special": special}
 
 

@@ -46,8 +46,10 @@ def opened(spec: Spec, channel: Channel) -> Served | None:
 
 
 def work(served: Served, spec: Spec, channel: Channel) -> int:
-    maker, kinds = rule_maker(served.tokenizer, served.engine)
-    scheduler = Scheduler(served.engine, served.tokenizer, spec.room, prompts=served.prompts, constraints=maker)
+    maker, kinds = rule_maker(served.tokenizer, served.engine.shape.vocab)
+    scheduler = Scheduler(
+        served.engine, served.tokenizer, spec.room, prompts=served.prompts, own=served.own, constraints=maker
+    )
     lengths = {name: len(vectors) for name, vectors in served.prompts.items()}
     channel.send(Ready(served.engine.name, served.engine.shape, served.tokenizer, lengths, kinds))
     gc.freeze()  # what is there now stays; collections need not walk it
