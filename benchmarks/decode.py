@@ -309,14 +309,16 @@ def check(found: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
 
 
 def open_ours(folder: Path, vocab: int, variant: Variant, encoder: bool) -> Callable[[Case], object]:
-    from deepnarrow.hub.native import write_native
+    from deepnarrow.runtime import format
     from deepnarrow.runtime.native import open_engine
 
-    path = folder.with_name(f"{folder.name}.native.{variant.precision}")
-    if not path.exists():
-        write_native(folder, path, precision=variant.precision)
-    engine = open_engine(path, threads=variant.threads)
-    return runner(Ours(engine))
+    converted = folder.with_name(f"{folder.name}.native.{variant.precision}")
+    if not converted.exists():
+        from deepnarrow.hub.native import to_native
+        from deepnarrow.model.folder import open_model
+
+        to_native(open_model(folder), converted, precision=variant.precision)
+    return runner(Ours(open_engine(converted / format.NAME, threads=variant.threads)))
 
 
 class Ours:

@@ -148,10 +148,15 @@ class CTranslate2:
         )  # fmt: skip
         return [without_end([self.ids[name] for name in one.hypotheses[0]]) for one in found]
 
-    def forced(self, inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Natural log-probability of each target's tokens, its end among them."""
-        found = self.engine.score_batch(self.named(inputs), self.named([row[:-1] for row in targets]))
-        return [list(one.log_probs) for one in found]
+    def next_ids(self, inputs: Sequence[Sequence[int]], prefixes: Sequence[Sequence[int]]) -> list[int]:
+        """The likeliest id behind each beginning of an answer."""
+        longest = max(map(len, prefixes)) + 1
+        found = self.engine.translate_batch(
+            self.named(inputs), target_prefix=self.named(prefixes), beam_size=1, max_decoding_length=longest,
+            max_batch_size=256,
+        )  # fmt: skip
+        answers = [[self.ids[name] for name in one.hypotheses[0]] for one in found]
+        return [[*ids, EOS][len(prefix)] for ids, prefix in zip(answers, prefixes, strict=True)]
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> Any:
         import numpy as np
