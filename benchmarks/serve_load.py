@@ -99,7 +99,7 @@ def models(asked: argparse.Namespace, folder: Path) -> tuple[Path, Path, Path]:
         random_model(asked.shape, asked.tokenizer, model)
     else:
         ours("export", str(asked.model), "--out", str(model), "--to", "hf")
-    ours("export", str(model), "--out", str(folder / "native"), "--to", "native", "--dtype", "int8")
+    ours("export", str(model), "--out", str(folder / "native"), "--to", "native", "--precision", "int8")
     return model, folder / "native", convert(model, folder / "ct2", "int8")
 
 
@@ -125,7 +125,7 @@ def ours(*words: str) -> None:
 
 def prose(number: int) -> list[str]:
     chosen = random.Random(0)
-    words = " ".join(text for _, text in builtin.documents()).split()
+    words = " ".join(text for text, _ in builtin.documents()).split()
     lengths = chosen.choices(WORDS, [share for share, _, _ in WORDS], k=number)
     texts = []
     for _, least, most in lengths:

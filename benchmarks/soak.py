@@ -77,12 +77,14 @@ def main() -> None:
         with server_process(our_command(model, asked.threads), folder / "log") as (url, process):
             found = asyncio.run(soak(asked, url, process, texts, offline))
         log = (folder / "log").read_text("utf-8", "replace")
-    found["tracebacks in the log"] = log.count("Traceback")
+    raised = log.count("Traceback")
+    found["tracebacks in the log"] = raised
     failed = [name for name, good in verdicts(found).items() if not good]
     print(table(found))
     if failed:
-        print("NOT as it must be: " + ", ".join(failed) + "\n" + "\n".join(found["examples"]) + "\n" + log[-3000:])
-    print(json.dumps({**machine.describe(), "benchmark": "soak", "failed": failed, **found}))
+        print("NOT as it must be: " + ", ".join(failed) + "\n" + "\n".join(found["examples"]))
+        print(log[log.index("Traceback") :][:4000] if raised else log[-2000:])
+    print(json.dumps({**machine.describe(), "benchmark": "soak", "not as it must be": failed, **found}))
     sys.exit(bool(failed))
 
 
@@ -105,7 +107,7 @@ def native(asked: argparse.Namespace, folder: Path) -> Path:
     model = random_model(asked.shape, asked.tokenizer, folder / "hf") if asked.shape else asked.model
     if asked.torch:
         return model
-    ours("export", str(model), "--out", str(folder / "native"), "--to", "native", "--dtype", "int8")
+    ours("export", str(model), "--out", str(folder / "native"), "--to", "native", "--precision", "int8")
     return folder / "native"
 
 

@@ -184,7 +184,8 @@ class Worker:
         finally:
             if self._pending.pop(job.number, None):
                 self.counts.cancelled += 1
-                self._send(Cancel(job.number))
+                if self.state == "ready":  # one that is being started has not been given it
+                    self._send(Cancel(job.number))
                 if self.hear:
                     self.hear(pending, Failed(job.number, "failed", "cancelled"))
 
