@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from deepnarrow.cli import main
-from deepnarrow.cli.generate import Stream, one_line
+from deepnarrow.cli.generating import Stream, one_line
 from deepnarrow.model.adapters import Base, save_prompt
 from deepnarrow.model.decode import Beam, Greedy, Sample, generate
 from deepnarrow.model.folder import open_model, save_model

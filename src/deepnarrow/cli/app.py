@@ -1,8 +1,5 @@
-"""`deepnarrow`: the table of verbs, and what an error looks like."""
+"""`deepnarrow`: the table of verbs."""
 
-import errno
-import os
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from deepnarrow import __version__
+from deepnarrow.cli.start import interrupted
 from deepnarrow.errors import UserError, nearest
 
 VERBS = {  # verb -> one line for the overview; its module is `deepnarrow.cli.<verb>` and holds `app`
@@ -57,7 +55,7 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            stop(f"{str(error) or 'interrupted'}; run the same command again to go on", 130)
+            interrupted(error)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         print("Usage: deepnarrow VERB [OPTIONS]\n")
@@ -83,42 +81,10 @@ def deepnarrow(
     """Find, train, measure and serve the T5 that fits your budget."""
 
 
-# Torch then asks Linux for pages of 2 MiB: a training step frees and takes large arrays all the time, and a fifth of it
-# went into small pages (docs/log.md). Torch reads this when it first takes memory; elsewhere it means nothing.
-LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line. A user's mistake ends with one line and exit code 2, an interrupt with 130."""
-    os.environ.setdefault(LARGE_PAGES, "1")
+def run(arguments: list[str]) -> Any:
+    """Read the arguments and call their verb; a wrong one is a `UserError`."""
     try:
-        sys.exit(app(arguments, prog_name="deepnarrow", standalone_mode=False) or 0)
+        return app(arguments, prog_name="deepnarrow", standalone_mode=False)
     except CommandError as error:
-        stop(f"{error.format_message().rstrip('.')}; see deepnarrow {_verb(arguments)}--help", 2)
-    except UserError as error:
-        stop(str(error), 2)
-    except BrokenPipeError:  # the reader went away, as in `deepnarrow catalog list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        stop(operating_system_says(error), 2)
-
-
-def _verb(arguments: list[str] | None) -> str:
-    """The verb that was called, for the end of an error's sentence."""
-    words = sys.argv[1:] if arguments is None else arguments
-    return next((f"{word} " for word in words if word in VERBS), "")
-
-
-def stop(message: str, code: int) -> None:
-    rank = os.environ.get("RANK", "0")
-    who = "" if rank == "0" else f"rank {rank}: "
-    print(f"deepnarrow: {who}{' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
-
-
-def operating_system_says(error: OSError) -> str:
-    where = f": {error.filename}" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"the disk is full{where}; free some space and run the same command again, finished parts are kept"
-    return f"{error.strerror or error}{where}"
+        verb = next((f"{word} " for word in arguments if word in VERBS), "")
+        raise UserError(f"{error.format_message().rstrip('.')}; see deepnarrow {verb}--help") from None

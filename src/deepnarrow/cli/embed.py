@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepnarrow.cli.generate import read_texts
+from deepnarrow.cli.generating import read_texts
 from deepnarrow.errors import UserError
 
 if TYPE_CHECKING:

@@ -5,19 +5,35 @@ published models use. SentencePiece gives the same ids but for three rare cases 
 the fastest on many cores.
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from deepnarrow.errors import UserError
 from deepnarrow.files import read_json
-from deepnarrow.text.byte_tokenizer import ByteTokenizer
-from deepnarrow.text.sentencepiece_tokenizer import SentencePieceTokenizer
-from deepnarrow.text.tokenizer_json import JsonTokenizer
-from deepnarrow.text.train_tokenizer import train
 from deepnarrow.text.vocabulary import Tokenizer
+
+if TYPE_CHECKING:
+    from deepnarrow.text.byte_tokenizer import ByteTokenizer
+    from deepnarrow.text.sentencepiece_tokenizer import SentencePieceTokenizer
+    from deepnarrow.text.tokenizer_json import JsonTokenizer
+    from deepnarrow.text.train_tokenizer import train
 
 __all__ = ["ByteTokenizer", "JsonTokenizer", "SentencePieceTokenizer", "Tokenizer", "load", "train"]
 
+LATE = {  # each kind brings a library of its own, which is imported when it is needed
+    "ByteTokenizer": "byte_tokenizer",
+    "JsonTokenizer": "tokenizer_json",
+    "SentencePieceTokenizer": "sentencepiece_tokenizer",
+    "train": "train_tokenizer",
+}
 MODELS = ("spiece.model", "tokenizer.model", "sentencepiece.model")
+
+
+def __getattr__(name: str) -> Any:
+    if name in LATE:
+        return getattr(import_module(f"deepnarrow.text.{LATE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(where: str | Path) -> Tokenizer:
@@ -27,6 +43,8 @@ def load(where: str | Path) -> Tokenizer:
     384
     """
     if str(where) == "bytes":
+        from deepnarrow.text.byte_tokenizer import ByteTokenizer
+
         return ByteTokenizer()
     path = Path(where)
     if path.is_dir():
@@ -37,7 +55,11 @@ def load(where: str | Path) -> Tokenizer:
         )
     data = path.read_bytes()
     if path.suffix == ".json":
+        from deepnarrow.text.tokenizer_json import JsonTokenizer
+
         return JsonTokenizer(data, path)
+    from deepnarrow.text.sentencepiece_tokenizer import SentencePieceTokenizer
+
     return SentencePieceTokenizer(data, sentinels=sentinels_beside(path.parent), origin=path)
 
 
@@ -56,6 +78,8 @@ def load_folder(folder: Path) -> Tokenizer:
             return load(folder / name)
     settings = settings_in(folder)
     if settings.get("tokenizer_class") == "ByT5Tokenizer":
+        from deepnarrow.text.byte_tokenizer import ByteTokenizer
+
         return ByteTokenizer(sentinels=settings.get("extra_ids") or len(settings.get("additional_special_tokens", [])))
     found = sorted(entry.name for entry in folder.iterdir())
     raise UserError(

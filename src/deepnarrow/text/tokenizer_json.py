@@ -22,11 +22,12 @@ import tokenizers
 from deepnarrow.errors import UserError
 from deepnarrow.files import write_bytes, write_json
 from deepnarrow.text.sentencepiece_format import BYTE, Model
-from deepnarrow.text.vocabulary import SENTINEL, Tokenizer, check_layout, fingerprint_of, whole
+from deepnarrow.text.vocabulary import Tokenizer, check_layout, fingerprint_of, whole
 from deepnarrow.text.word_cache import WordCache, is_word_wise
 
 SPACE = "\u2581"  # how a piece writes a space
 NAMES = ("<pad>", "</s>", "<unk>")
+FAR = 256  # sentinels are looked for up to here, and beyond as long as there are some
 
 
 class JsonTokenizer(Tokenizer):
@@ -38,23 +39,14 @@ class JsonTokenizer(Tokenizer):
         self.data = data
         try:
             self.engine = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-            self.layout: dict[str, Any] = json.loads(data)
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{origin} is not a tokenizer.json that the tokenizers library reads ({error})") from None
         self.engine.no_truncation()
         self.engine.no_padding()
-        normaliser = self.engine.normalizer
-        word_wise = normaliser is not None and is_word_wise(self.layout, normaliser.normalize_str)
-        self.words = WordCache(self.encode_whole) if word_wise else None
-        vocabulary = self.engine.get_vocab(with_added_tokens=True)
-        pad, eos, unk = (vocabulary.get(name) for name in NAMES)
+        pad, eos, unk = (self.engine.token_to_id(name) for name in NAMES)
         check_layout(origin, pad=pad, eos=eos, unk=unk)
-        self.size = max(vocabulary.values()) + 1
-        named = {
-            int(match[1]): index
-            for name, index in vocabulary.items()
-            if (match := SENTINEL.fullmatch(name.removeprefix(SPACE)))
-        }
+        self.size = self.highest() + 1
+        named = self.named_sentinels()
         self.sentinels = len(named)
         self.top = named.get(0, self.size - 1)
         if named != {n: self.top - n for n in range(len(named))}:
@@ -62,6 +54,37 @@ class JsonTokenizer(Tokenizer):
                 f"{origin} does not number its sentinels downward from <extra_id_0> ({self.top}) as T5 does; "
                 "reorder its added_tokens or train a vocabulary with `deepnarrow tokenizer train`"
             )
+
+    def highest(self) -> int:
+        """The largest id. A unigram model numbers its pieces without a gap, so that only what was added is looked at:
+        to bring 32,000 pieces over from the library takes as long as all else here.
+        """
+        if isinstance(self.engine.model, tokenizers.models.Unigram):
+            pieces = self.engine.get_vocab_size(with_added_tokens=False)
+            return max(pieces - 1, *self.engine.get_added_tokens_decoder(), 0)
+        return max(self.engine.get_vocab(with_added_tokens=True).values())
+
+    def named_sentinels(self) -> dict[int, int]:
+        """The number of each <extra_id_n> -> its id. As a piece, mT5's have U+2581 in front."""
+        named: dict[int, int] = {}
+        n = 0
+        while n < max([FAR, *named]) + 2:
+            for front in (SPACE, ""):
+                if (index := self.engine.token_to_id(f"{front}<extra_id_{n}>")) is not None:
+                    named[n] = index
+            n += 1
+        return named
+
+    @cached_property
+    def layout(self) -> dict[str, Any]:
+        """The content of the file."""
+        return json.loads(self.data)
+
+    @cached_property
+    def words(self) -> WordCache | None:
+        normaliser = self.engine.normalizer
+        word_wise = normaliser is not None and is_word_wise(self.layout, normaliser.normalize_str)
+        return WordCache(self.encode_whole) if word_wise else None
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
@@ -77,6 +100,8 @@ class JsonTokenizer(Tokenizer):
             return self.engine.encode(whole(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if len(texts) == 1:  # what is learned about words pays with many
+            return [self.encode(texts[0])]
         if self.words is None:
             return self.encode_whole(list(texts))
         found = self.words.ids(list(texts))

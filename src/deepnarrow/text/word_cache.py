@@ -8,6 +8,7 @@ to a combining mark behind it or a prepended sign before it (Unicode Annex 29, r
 
 import re
 from collections.abc import Callable
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -19,7 +20,12 @@ APART = (
     "!-~\u00a1-\u00ac\u00ae-\u02ff\u0391-\u0482\u048a-\u052f\u1e00-\u1eff\u2010-\u2027\u2030-\u205e\u20a0-\u20c0"
     "\u2190-\u23ff\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3"
 )
-SAFE = re.compile(f"[{APART}](?:.*[{APART}])?", re.S)
+
+
+@cache
+def safe() -> re.Pattern[str]:
+    """A word that no cluster joins to a space, at neither end. Compiled when the first text is cut into words."""
+    return re.compile(f"[{APART}](?:.*[{APART}])?", re.S)
 
 
 def is_word_wise(layout: dict[str, Any], normalise: Callable[[str], str]) -> bool:
@@ -54,7 +60,7 @@ class WordCache:
             return [self.joined(words) for words in split]
         except KeyError:
             new = set(chain.from_iterable(split)) - self.known.keys()
-        apart = [word for word in new if SAFE.fullmatch(word)]
+        apart = [word for word in new if safe().fullmatch(word)]
         learned = dict(zip(apart, self.encode_many(apart), strict=True))
         if len(self.known) < WORDS:
             self.known.update((word, ids) for word, ids in learned.items() if len(word) <= LONGEST)
