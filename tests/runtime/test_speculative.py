@@ -12,12 +12,12 @@ from deepnarrow.runtime.engine import Engine
 from deepnarrow.runtime.limits import Output
 from deepnarrow.runtime.line import Line
 from deepnarrow.runtime.search import Beam, Greedy, Sample, generate, generate_each
-from deepnarrow.runtime.speculative import Both, Copy, Counts, Pace, Place, Sibling
+from deepnarrow.runtime.speculative import Both, Copy, Counts, Place, Share, Sibling, Watch, worth
 from deepnarrow.text.byte_tokenizer import ByteTokenizer
 
 SMALL = "tiny-nl1-dm32-ff64-kv8-v96"
 SEARCHES = [Greedy(), Sample(seed=3), Sample(temperature=0.7, top_k=9, top_p=0.9, seed=1, num_return=3)]
-DRAFTERS = ["copy", "sibling", "itself", "both", "wrong"]
+DRAFTERS = ["copy", "sibling", "itself", "both", "measured", "wrong"]
 
 
 @pytest.fixture(scope="session")
@@ -53,10 +53,11 @@ class Wrong:
 
 def drafter_of(kind: str, engine: Engine, small: Engine) -> object:
     return {
-        "copy": Copy,
-        "sibling": lambda: Sibling(small, engine.shape),
+        "copy": lambda: Copy(position=0.2),
+        "sibling": lambda: Sibling(small, engine.shape, cost=0.3),
         "itself": lambda: Sibling(engine, engine.shape, most=4, cost=0.2),
-        "both": lambda: Both(Copy(), Sibling(small, engine.shape)),
+        "both": lambda: Both(Copy(position=0.2), Sibling(small, engine.shape, cost=0.3)),
+        "measured": lambda: Both(Copy(), Sibling(small, engine.shape)),
         "wrong": Wrong,
     }[kind]()
 
@@ -118,7 +119,7 @@ def test_steps_are_saved(engine: Engine, small: Engine, inputs: list[list[int]],
         assert counts.tokens_per_step > 1.5
     else:
         assert counts.acceptance > 0.5
-        assert counts.tokens_per_step > 1.3
+        assert counts.tokens_per_step > 1.2, counts
 
 
 def test_equal_draws_agree_more_often_than_chance(engine: Engine, inputs: list[list[int]]) -> None:
@@ -149,32 +150,74 @@ def test_drafts_under_a_constraint(engine_of: Callable[..., Engine], untrained: 
             assert_same(generate(engine, inputs, search, constraints=constraints, drafter=drafter), expected)
 
 
+def copied(place: Place, ids: list[int], length: int) -> list[int]:
+    place.find(ids)
+    return place.ahead(length)
+
+
 def test_what_is_copied() -> None:
     place = Place([20, 5, 6, 7, 5, 6, 8, 9, 1])
-    assert place.ahead([], 3) == [], "nothing is known of where an answer begins"
-    assert place.ahead([5], 9) == [6, 7, 5, 6, 8, 9], "the EOS is not part of what is copied"
-    assert place.ahead([5, 6], 2) == [7, 5]
-    assert place.ahead([5, 6, 40], 2) == [5, 6], "one id stands for another: it goes on behind that one"
-    assert place.ahead([5, 6, 40, 5, 6], 2) == [8, 9]
-    assert place.ahead([5, 6, 40, 5, 6, 8, 9], 2) == []
+    assert copied(place, [], 3) == [], "nothing is known of where an answer begins"
+    assert copied(place, [5], 9) == [6, 7, 5, 6, 8, 9], "the EOS is not part of what is copied"
+    assert copied(place, [5, 6], 2) == [7, 5]
+    assert copied(place, [5, 6, 40], 2) == [5, 6], "one id stands for another: it goes on behind that one"
+    assert copied(place, [5, 6, 40, 5, 6], 2) == [8, 9]
+    assert copied(place, [5, 6, 40, 5, 6, 8, 9], 2) == []
     far = Place([*range(10, 60), 1])
-    assert far.ahead([11], 1) == [12]
-    assert far.ahead([11, 50], 1) == [13], "one id far away is chance"
-    assert far.ahead([11, 50, 51], 1) == [52], "two are not"
+    assert copied(far, [11], 1) == [12]
+    assert copied(far, [11, 50], 1) == [13], "one id far away is chance"
+    assert copied(far, [11, 50, 51], 1) == [52], "two are not"
+    own = Place([9, 1])
+    assert copied(own, [5, 6, 7, 5, 6], 2) == [7, 5], "an answer repeats itself too"
 
 
-def test_the_pace_follows_what_was_right() -> None:
-    pace = Pace(0.15, 16)
-    begin = pace.length()
+def test_how_many_tokens_are_worth_it() -> None:
+    assert worth(0.9, 0.0, 16) == 16
+    assert worth(0.9, 1.0, 16) == 0
+    lengths = [worth(share, 0.2, 16) for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)]
+    assert lengths == sorted(lengths)
+    assert (lengths[0], lengths[-1]) == (0, 16)
+    best = [sum(0.8**i for i in range(k + 1)) / (1 + 0.2 * k) for k in range(17)]
+    assert worth(0.8, 0.2, 16) == best.index(max(best))
+
+
+def test_the_share_follows_what_was_right() -> None:
+    share = Share(0.92)
+    assert share.given(0.7, 4) == 0.7
     for _ in range(20):
-        pace.learn(pace.length(), pace.length())
-    assert pace.length() > begin
+        share.learn(4, 4)
+    assert share.given(0.7, 4) > 0.9
     for _ in range(40):
-        pace.learn(pace.length(), 0)
-    assert pace.length() == 0
-    for _ in range(100):
-        pace.learn(0, 0)
-    assert pace.length() == begin, "hope comes back"
+        share.learn(4, 0)
+    assert share.given(0.7, 4) < 0.25
+    for _ in range(200):
+        share.learn(0, 0)
+    assert share.given(0.7, 4) == pytest.approx(0.7, abs=0.01), "hope comes back"
+
+
+def test_the_watch_finds_what_a_position_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    watch = Watch()
+    assert watch.seconds is None
+    for drafted in (0, 3, 1, 5, 0, 2, 7):
+        watch.begin(2)
+        now[0] += 4.0 + 0.5 * (2 + drafted)
+        watch.learn(0)
+        now[0] += 100.0  # what happens after a step is not part of it
+        watch.learn(drafted)
+    watch.begin(2)
+    assert watch.seconds == pytest.approx(2.5)
+    assert watch.position == pytest.approx(0.2)
+    watch.begin(8)
+    assert watch.position == pytest.approx(0.5), "the more rows share a step, the less is to gain"
+
+
+def test_drafts_stop_where_they_do_not_pay(engine: Engine, inputs: list[list[int]]) -> None:
+    dear = Sibling(engine, engine.shape, cost=1.0)
+    generate(engine, inputs, Greedy(), max_tokens=16, drafter=dear)
+    assert dear.counts.drafted == 0
+    assert dear.counts.tokens_per_step == 1.0
 
 
 def test_mistakes_teach(engine: Engine, engine_of: Callable[..., Engine], untrained: Callable[..., T5]) -> None:
