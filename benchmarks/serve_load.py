@@ -9,7 +9,7 @@ Both servers hold the same weights in int8 and get the same requests, prose of 4
 their own (load_client.py), which sends the next request of each client when its last is answered. The peer first shows
 which threads and batch suit it best with 64 clients; with these it runs. Then the two take turns, load by load and
 round by round, so that a machine that slows down slows both; the other is idle meanwhile. Requests under way when the
-time is up count among the times, not in the throughput. Every answer is compared with what the same engine answers
+time is up are waited for, and count. Every answer is compared with what the same engine answers
 offline.
 
 Prints a table (medians over the rounds) and a last line of JSON. Needs `ctranslate2`, `transformers` and `aiohttp`.
@@ -257,7 +257,7 @@ def best_settings(
             ):
                 run(client, url, bodies, None, clients=4, seconds=0.5)
                 seen = run(client, url, bodies, None, clients=DECISIVE, seconds=asked.seconds)
-            rate = seen["within"] / seen["seconds"]
+            rate = seen["done"] / seen["seconds"]
             tried[f"{threads} threads, batch {batch}"] = round(rate, 1)
             found.append((rate, settings))
     return max(found, key=lambda one: one[0])[1], tried
@@ -273,7 +273,7 @@ def summary(found: dict) -> dict[str, float]:
     refused = sum(number for status, number in found["status"].items() if status == "429")
     failed = sum(number for status, number in found["status"].items() if status not in ("200", "429"))
     return {
-        "rate": found["within"] / found["seconds"], **share, "done": found["done"], "wrong": found["wrong"],
+        "rate": found["done"] / found["seconds"], **share, "done": found["done"], "wrong": found["wrong"],
         "refused": refused, "failed": failed, "client_cpu": found["cpu"] / found["seconds"],
     }  # fmt: skip
 
