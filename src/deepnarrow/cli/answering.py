@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from deepnarrow.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from deepnarrow.runtime.engine import Engine
     from deepnarrow.runtime.limits import Output
     from deepnarrow.runtime.options import AnySearch
     from deepnarrow.text.tokenizer import Tokenizer
@@ -30,6 +31,14 @@ class Answering(NamedTuple):
     origin: str
     each: Callable[..., Found]  # (inputs, search, *, max_tokens, batch, on_token, prompts): answers as they are found
     prompts: Sequence[Any]  # those asked for, as `each` wants them
+    engine: "Callable[[], Engine]"  # the same model, step by step
+    own: Any = None  # a prompt [P, D] that the model has of itself and the engine does not know of
+
+    def fronts(self, prompts: Sequence[Any] | None, inputs: int) -> Sequence[Any] | None:
+        """A prompt for each input as the engine wants it."""
+        if prompts is None:
+            return None if self.own is None else [self.own] * inputs
+        return [prompt.cpu().numpy() if hasattr(prompt, "cpu") else prompt for prompt in prompts]
 
 
 def ready(
@@ -134,7 +143,7 @@ def natively(
         given = [own] * len(inputs) if prompts is None and own is not None else prompts
         return generate_each(engine, inputs, search, eos=tokenizer.eos, prompts=given, **rest)
 
-    return Answering(tokenizer, found.origin, each, vectors)
+    return Answering(tokenizer, found.origin, each, vectors, lambda: engine, own)
 
 
 def prompt_vectors(names: Sequence[str], file: Path, origin: str) -> list[Any]:
@@ -167,7 +176,12 @@ def by_torch(model: str, prompts: Sequence[str], device: str, dtype: str | None,
         its = getattr(decode, type(search).__name__)(**asdict(search))
         return decode.generate_each(opened.model, inputs, its, eos=tokenizer.eos, vocab_limit=tokenizer.size, **rest)
 
-    return Answering(tokenizer, opened.origin, each, vectors)
+    def engine() -> "Engine":
+        from deepnarrow.model.engine import TorchEngine
+
+        return cast("Engine", TorchEngine(opened.model, vocab_limit=tokenizer.size))
+
+    return Answering(tokenizer, opened.origin, each, vectors, engine)
 
 
 def with_tokenizer(tokenizer: "Tokenizer | None", origin: str) -> "Tokenizer":

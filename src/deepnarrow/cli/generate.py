@@ -39,6 +39,21 @@ def generate(
     ] = None,
     runtime: Annotated[str, typer.Option(help="auto (native on a CPU, where it was built), native or torch.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub name.")] = None,
+    choices: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Answer with the likeliest of these, by exact probabilities.")
+    ] = None,
+    choices_file: Annotated[str | None, typer.Option(metavar="FILE", help="The same, one a line.")] = None,
+    regex: Annotated[
+        str | None, typer.Option(metavar="R", help="Answer with what a regular expression matches.")
+    ] = None,
+    json_schema: Annotated[str | None, typer.Option(metavar="FILE", help="Answer with JSON of this schema.")] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A smaller model of the vocabulary drafts: the same answer sooner."),
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Drafts are copied from the text, as summaries repeat it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line for each text.")] = False,
 ) -> None:
     """Answer texts with a model, one answer a line, in the order of the texts.
@@ -53,6 +68,8 @@ def generate(
       deepnarrow generate runs/summaries --file articles.txt --max-tokens 128 --json > answers.jsonl
       deepnarrow generate runs/tiny-dl2 "a fine film" --prompt runs/sentiment --prompt runs/topic
       deepnarrow generate runs/nq "nq question: who wrote hamlet?" --temperature 0.8 --top-p 0.9 --num-return 5
+      deepnarrow generate runs/sst2 "sst2 sentence: a fine film" --choices positive,negative --json
+      deepnarrow generate runs/summaries --file articles.txt --copy --draft runs/summaries-dl2
     """
     generating.run(
         model=model,
@@ -72,5 +89,11 @@ def generate(
         dtype=dtype,
         runtime=runtime,
         revision=revision,
+        choices=choices,
+        choices_file=choices_file,
+        regex=regex,
+        json_schema=json_schema,
+        draft=draft,
+        copy=copy,
         as_json=as_json,
     )

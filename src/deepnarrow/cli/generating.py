@@ -1,9 +1,10 @@
 """What `deepnarrow generate` does once its arguments are read. Nothing heavy is imported before it is needed."""
 
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO
 
+from deepnarrow.cli.forms import Asked, Forms, check
 from deepnarrow.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,10 +35,18 @@ def run(
     dtype: str | None = None,
     runtime: str = "auto",
     revision: str | None = None,
+    choices: str | None = None,
+    choices_file: str | None = None,
+    regex: str | None = None,
+    json_schema: str | None = None,
+    draft: str | None = None,
+    copy: bool = False,
     as_json: bool = False,
 ) -> None:
     """Answer texts; the arguments are the options of the verb (generate.py), which says what they mean."""
-    check_options(beam, length_penalty, temperature, top_k, top_p, num_return)
+    wanted = Asked(choices, choices_file, regex, json_schema, draft, copy)
+    check(wanted, beam=beam, sampling=samples(temperature, top_k, top_p), num_return=num_return)
+    check_options(beam, length_penalty, temperature, top_k, top_p, 1 if wanted.ranks else num_return)
     texts = read_texts(text, file)
 
     from deepnarrow.cli.answering import ready
@@ -57,27 +66,41 @@ def run(
     inputs = [[*ids, tokenizer.eos] for ids in tokenizer.encode_batch(texts) for _ in names]
     asked = [(text, name) for text in texts for name in names]
     out = sys.stdout  # a progress bar would put a stand-in here that writes to standard error
-    live = len(asked) == 1 and file is None and not as_json and num_return == 1 and beam is None and out.isatty()
+    one = len(asked) == 1 and num_return == 1 and beam is None and not wanted.ranks
+    live = one and file is None and not as_json and out.isatty()
     stream = Stream(tokenizer, out) if live else None
-    each = answering.each(
-        inputs,
-        search,
-        max_tokens=max_tokens,
-        batch=batch,
-        on_token=stream,
-        prompts=[*answering.prompts] * len(texts) if prompt else None,
-    )
+    fronts = [*answering.prompts] * len(texts) if prompt else None
+    if wanted.anything:
+        forms = Forms(wanted, answering, runtime=runtime, device=device, dtype=dtype)
+        each = forms.watched(
+            forms.each(
+                inputs,
+                search,
+                max_tokens=max_tokens,
+                batch=batch,
+                on_token=stream,
+                prompts=fronts,
+                num_return=num_return,
+            )
+        )
+        text_of, more = forms.text, forms.more
+    else:
+        forms = None
+        each = answering.each(inputs, search, max_tokens=max_tokens, batch=batch, on_token=stream, prompts=fronts)
+        text_of, more = (lambda output: tokenizer.decode(output.ids)), (lambda output: {})
     if stream:
         for _, outputs in each:
-            stream.end(tokenizer.decode(outputs[0].ids))
+            stream.end(text_of(outputs[0]))
     elif file is None or out.isatty():  # on a terminal the lines themselves show the progress
         for index, outputs in in_order(each):
-            show(*asked[index], outputs, tokenizer, origin, out, as_json=as_json, named=len(names) > 1)
+            show(*asked[index], outputs, text_of, more, origin, out, as_json=as_json, named=len(names) > 1)
     else:
         with progress("generate", len(asked)) as bar:
             for index, outputs in in_order(each):
-                show(*asked[index], outputs, tokenizer, origin, out, as_json=as_json, named=len(names) > 1)
+                show(*asked[index], outputs, text_of, more, origin, out, as_json=as_json, named=len(names) > 1)
                 bar.advance()
+    if forms:
+        forms.finish(len(asked), max_tokens)
 
 
 def samples(temperature: float | None, top_k: int | None, top_p: float | None) -> bool:
@@ -167,7 +190,8 @@ def show(
     text: str,
     prompt: str | None,
     outputs: "list[Output]",
-    tokenizer: "Tokenizer",
+    text_of: "Callable[[Output], str]",
+    more: "Callable[[Output], dict[str, Any]]",
     origin: str,
     out: TextIO,
     *,
@@ -178,12 +202,12 @@ def show(
 
     Where there are several prompts each line begins with the name of its own, and a tab.
     """
-    answers = [tokenizer.decode(output.ids) for output in outputs]
+    answers = [text_of(output) for output in outputs]
     if as_json:
         import json
 
         found = [
-            {"text": answer, "score": output.score, "tokens": len(output.ids)}
+            {"text": answer, "score": output.score, "tokens": len(output.ids)} | more(output)
             for answer, output in zip(answers, outputs, strict=True)
         ]
         row = {"input": text, "outputs": found, "model": origin} | ({"prompt": prompt} if prompt else {})

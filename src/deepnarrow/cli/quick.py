@@ -51,9 +51,14 @@ OPTIONS: dict[str, tuple[str, Read]] = {  # option -> parameter of generating.ru
     "--dtype": ("dtype", plain),
     "--runtime": ("runtime", plain),
     "--revision": ("revision", plain),
+    "--choices": ("choices", plain),
+    "--choices-file": ("choices_file", plain),
+    "--regex": ("regex", plain),
+    "--json-schema": ("json_schema", plain),
+    "--draft": ("draft", plain),
 }
 LISTS: dict[str, str] = {"--prompt": "prompt"}  # may be given several times
-FLAGS: dict[str, str] = {"--json": "as_json"}
+FLAGS: dict[str, str] = {"--json": "as_json", "--copy": "copy"}
 
 
 def generate_arguments(words: Sequence[str]) -> dict[str, Any] | None:

@@ -66,11 +66,13 @@ def rank(
     *,
     batch: int | None = None,
     normalise: bool = False,
+    prompts: Sequence[np.ndarray | None] | None = None,
     memories: Memories | None = None,
 ) -> np.ndarray:
     """log p(choice | input) of every choice for every input, float64 [N, C].
 
     `normalise` divides by the choice's number of tokens, which takes away most of the advantage of short choices.
+    `prompts` are as in `search.generate`.
     """
     check_batch(batch)
     if not choices:
@@ -80,7 +82,8 @@ def rank(
     found_NC = np.zeros((len(inputs), len(choices)))
     kept, trie = Memories(0) if memories is None else memories, Trie.of(choices)
     for rows in batches_by_length(inputs, batch, PIECE):
-        made = kept.encode(engine, [without_padding(inputs[row]) for row in rows])
+        fronts = None if prompts is None else [prompts[row] for row in rows]
+        made = kept.encode(engine, [without_padding(inputs[row]) for row in rows], fronts)
         _rank(engine, trie, dict(zip(rows, made, strict=True)), found_NC)
     return found_NC / [len(choice) for choice in choices] if normalise else found_NC
 
