@@ -166,6 +166,7 @@ class Server:
                         "ready", model=worker.name, engine=worker.ready.engine, shape=str(worker.ready.shape),
                         seconds=round(worker.opened_in or 0.0, 3),
                     )  # fmt: skip
+                listening.listen(self.server.config.backlog)  # from here on nobody is turned away
                 self.log("listening", host=self.host, port=self.port, keys=bool(self.keys))
                 await self.server._serve([listening])
         finally:
