@@ -113,7 +113,7 @@ def mistyped(text: str, chosen: random.Random) -> str:
     """One or two words with a mistake each, and half of the time no capitals.
 
     >>> mistyped("Return the value of this option.", random.Random(1))
-    'Reurn the value of this option.'
+    'retrn the value of this option.'
     """
     words = text.split()
     long = [at for at, word in enumerate(words) if len(word.strip(".,")) >= SHORTEST]
