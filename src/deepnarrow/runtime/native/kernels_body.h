@@ -149,6 +149,14 @@ inline F exponent(const F& x) {
 
 // ---- products in float32 and bfloat16 -------------------------------------------------------------------------------
 
+// Few rows do little with what they read, and wait for it: it is asked for this many bytes before. Processors look ahead
+// by themselves, but not past a page.
+constexpr int64_t AHEAD = 4096;
+template <int R>
+inline void ask(const void* at) {
+    if (R <= 2) __builtin_prefetch((const char*)at + AHEAD, 0, 3);
+}
+
 template <int R>
 inline void put(const F* sum, float* c, int64_t stride, bool more) {
     EVERY_ROW {
@@ -168,6 +176,7 @@ inline void tile_float(const float* a, int64_t a_stride, const float* w, int64_t
     for (; i + PHASES <= k; i += PHASES) {
 #pragma GCC unroll 4
         for (int phase = 0; phase < PHASES; phase++) {
+            ask<R>(w + (i + phase) * w_stride);
             F b = load(w + (i + phase) * w_stride);
             EVERY_ROW add_product(sum[phase][r], a[r * a_stride + i + phase], b);
         }
@@ -190,6 +199,7 @@ inline void tile_bfloat(const float* a, int64_t a_stride, const uint16_t* w, int
     for (; i + PHASES <= pairs; i += PHASES) {
 #pragma GCC unroll 2
         for (int phase = 0; phase < PHASES; phase++) {
+            ask<R>(w + (i + phase) * 32);
             I both = load_ints(w + (i + phase) * 32);
             F even, odd;
             EVERY_PART {
@@ -232,6 +242,7 @@ inline void tile_pairs(const uint32_t* a, int64_t a_stride, const uint16_t* w, i
     for (; i + PHASES <= pairs; i += PHASES) {
 #pragma GCC unroll 4
         for (int phase = 0; phase < PHASES; phase++) {
+            ask<R>(w + (i + phase) * 32);
             __m512bh b = (__m512bh)_mm512_loadu_si512(w + (i + phase) * 32);
             EVERY_ROW sum[phase][r] = _mm512_dpbf16_ps(
                 sum[phase][r], (__m512bh)_mm512_set1_epi32((int)a[r * a_stride + i + phase]), b);
@@ -318,6 +329,7 @@ inline void tile_bytes(const char* a, int64_t a_bytes, const char* w, int64_t k,
         for (; i + PHASES <= end; i += PHASES) {
 #pragma GCC unroll 4
             for (int phase = 0; phase < PHASES; phase++) {
+                ask<R>(w + (i + phase) * 64);
                 I b = load_ints(w + (i + phase) * 64);
                 EVERY_ROW {
                     const char* at = a + r * a_bytes + 4 * (i + phase);
@@ -436,19 +448,20 @@ inline void tile(const char* a, int64_t a_bytes, const Matrix& w, int64_t panel,
 }
 
 // While many rows go over one panel, each brings its share of the next one nearer, which else is waited for.
-inline void fetch(const Matrix& w, int64_t panel, int64_t from, int64_t to, int64_t row, int64_t rows, int64_t m) {
-    if (m < 2 * ROWS) return;
-    const int64_t each = w.panel_bytes() / w.k * (to - from), part = (each * rows / m + 127) / 64 * 64, begin = each * row / m;
-    const char* next = to < w.k ? (const char*)w.data + panel * w.panel_bytes() + w.panel_bytes() / w.k * to
-                                : (const char*)w.data + (panel + 1) * w.panel_bytes();
-    for (int64_t i = 0; i < part; i += 64) __builtin_prefetch(next + begin + i, 0, 3);
-}
+struct Next {
+    const char* from;
+    int64_t bytes, each;  // to bring in all, and with each row
+    void fetch(int64_t row, int64_t rows) const {
+        const int64_t begin = row * each, end = begin + rows * each < bytes ? begin + rows * each : bytes;
+        for (int64_t i = begin; i < end; i += 64) __builtin_prefetch(from + i, 0, 3);
+    }
+};
 
 template <int R>
 inline void tiles(int64_t& row, int64_t m, const char* a, int64_t a_bytes, const Matrix& w, int64_t panel, int64_t from,
-                  int64_t to, float* c, int64_t c_stride, bool more) {
+                  int64_t to, float* c, int64_t c_stride, bool more, const Next& next) {
     for (; row + R <= m; row += R) {
-        fetch(w, panel, from, to, row, R, m);
+        next.fetch(row, R);
         tile<R>(a + row * a_bytes, a_bytes, w, panel, from, to, c + row * c_stride, c_stride, more);
     }
 }
@@ -461,15 +474,18 @@ void multiply(const char* a, int64_t a_bytes, int64_t m, const Matrix& w, int64_
         for (int64_t from = 0; from < w.k; from += stretch) {
             const int64_t to = from + stretch < w.k ? from + stretch : w.k;
             const bool more = add || from > 0;
+            const int64_t bytes = w.panel_bytes() / w.k * (to - from);
+            const Next next = {(const char*)w.data + panel * w.panel_bytes() + w.panel_bytes() / w.k * to,
+                               m >= 2 * ROWS ? bytes : 0, (bytes / m + 64) / 64 * 64};
             int64_t row = 0;
             if (w.precision == INT8) {
-                tiles<BYTE_ROWS>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more);
+                tiles<BYTE_ROWS>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next);
             } else {
-                tiles<ROWS>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more);
+                tiles<ROWS>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next);
             }
-            if (ROWS > 4) tiles<4>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more);
-            tiles<2>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more);
-            tiles<1>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more);
+            if (ROWS > 4) tiles<4>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next);
+            tiles<2>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next);
+            tiles<1>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next);
         }
     }
 }

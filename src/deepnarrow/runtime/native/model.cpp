@@ -15,6 +15,7 @@ constexpr int64_t LINE = 64;          // sections and rows begin on cache lines
 constexpr int64_t ALONE_ROWS = 72;    // rows that one thread takes through a whole encoder layer at a time
 constexpr int64_t FEW_ROWS = 24;      // below it the threads share the columns instead
 constexpr int64_t SMALL = 1 << 15;    // products that are not worth a second thread
+constexpr int64_t GLANCE = 1 << 12;   // nor looks at a past of so many numbers
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
 
@@ -467,7 +468,7 @@ void Model::attend(const float* query, int64_t stride, int64_t layer, bool cross
         kernels->attend(half(), query + position * stride + head * s.d_kv, s.d_kv, past, line,
                         own_[thread].scores.of(up(longest, LANES)), out + position * out_stride + head * s.d_kv);
     };
-    if (work * s.inner() <= SMALL) {
+    if (work * s.inner() <= GLANCE) {
         for (int64_t task = 0; task < n * s.heads; task++) one(task, 0);
     } else {
         threads.each(n * s.heads, one);
