@@ -7,7 +7,7 @@ BIN := .venv/bin
 JOBS ?= 2
 NATIVE := $(filter-out %.pyc,$(wildcard src/deepnarrow/runtime/native/*.*))
 
-.PHONY: demo test test-slow sanitize fuzz wheel lint format clean
+.PHONY: demo test test-slow sanitize fuzz emulate wheel lint format clean
 
 demo: .venv/.core
 	$(BIN)/deepnarrow demo
@@ -24,6 +24,10 @@ sanitize: .venv/.dev
 
 fuzz: .venv/.dev
 	$(BIN)/python tests/runtime/sanitize.py --fuzz 600
+
+# The library's tests over every set of instructions, those that this processor lacks emulated (Debian: libsimde-dev).
+emulate: .venv/.dev
+	$(BIN)/python tests/runtime/emulate.py
 
 # dist/: the source distribution, and from it this machine's wheel (docs/building.md)
 wheel: .venv/.core
