@@ -4,13 +4,12 @@
     python benchmarks/serve_load.py --model runs/corrector                 trained weights: answers end by themselves
     python benchmarks/serve_load.py --model runs/corrector --seconds 2 --rounds 1         a quick look
 
-Both servers hold the same weights in int8 and get the same requests, prose of 4 to 200 words from Python's own library
+Both servers hold the same weights in int8 and get the same requests, prose of 4 to 160 words from Python's own library
 (or the texts of `--texts FILE.jsonl`, field "inputs"), by way of /generate on loopback from clients in a process of
 their own (load_client.py), which sends the next request of each client when its last is answered. The peer first shows
 which threads and batch suit it best with 64 clients; with these it runs. Then the two take turns, load by load and
 round by round, so that a machine that slows down slows both; the other is idle meanwhile. Requests under way when the
-time is up are waited for, and count. Every answer is compared with what the same engine answers
-offline.
+time is up are waited for, and count. Every answer is compared with what the same engine answers offline.
 
 Prints a table (medians over the rounds) and a last line of JSON. Needs `ctranslate2`, `transformers` and `aiohttp`.
 """
@@ -40,7 +39,7 @@ from deepnarrow.text import tokenizer as tokenizers
 HERE = Path(__file__).resolve().parent
 LOADS = (1, 8, 64, 256)
 DECISIVE = 64  # the load at which the peer's settings are chosen
-WORDS = ((0.4, 4, 16), (0.4, 16, 64), (0.2, 64, 200))  # shares of requests, and their words from and to
+WORDS = ((0.5, 4, 16), (0.4, 16, 48), (0.1, 48, 160))  # shares of requests, and their words from and to
 
 
 def main() -> None:
@@ -49,9 +48,11 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         client = stack.enter_context(client_process())
         model, native, peer = models(asked, folder)
+        say("the models are there")
         texts = given(asked.texts, asked.requests) if asked.texts else prose(asked.requests)
         bodies = [{"inputs": text, "parameters": {"max_new_tokens": asked.tokens}} for text in texts]
         offline = {"ours": our_answers(native, texts, asked.tokens), "peer": peer_answers(model, peer, texts, asked)}
+        say("the answers are there")
         settings, tried = best_settings(asked, client, peer, model, bodies)
         print(f"the peer is at its best with {settings}; tried {tried}", flush=True)
         urls = {
@@ -66,9 +67,14 @@ def main() -> None:
                 for name in sorted(urls, reverse=bool(round % 2)):
                     found = run(client, urls[name], bodies, offline[name], clients=load, seconds=asked.seconds)
                     cells[name, load].append(summary(found))
+                    say(f"{name} {load}: {cells[name, load][-1]['rate']:.1f} requests/s")
         rows = [{"server": name, "clients": load, **middle(found)} for (name, load), found in cells.items()]
     print(table(rows))
     print(json.dumps({**machine.describe(), **report(asked, texts, settings, tried, rows)}))
+
+
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -249,7 +255,7 @@ def best_settings(
     tried: dict[str, float] = {}
     found: list[tuple[float, dict[str, int]]] = []
     for threads in sorted({1, min(2, cores)}):
-        for batch in (16, 32, 64):
+        for batch in (16, 64):
             settings = {"threads": threads, "batch": batch}
             with (
                 tempfile.TemporaryDirectory() as folder,
@@ -259,6 +265,7 @@ def best_settings(
                 seen = run(client, url, bodies, None, clients=DECISIVE, seconds=asked.seconds)
             rate = seen["done"] / seen["seconds"]
             tried[f"{threads} threads, batch {batch}"] = round(rate, 1)
+            say(f"peer with {settings}: {rate:.1f} requests/s")
             found.append((rate, settings))
     return max(found, key=lambda one: one[0])[1], tried
 

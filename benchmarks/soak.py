@@ -4,7 +4,7 @@
     python benchmarks/soak.py --minutes 1 --model runs/corrector
 
 Against one `deepnarrow serve` on loopback, all the time: plain requests, streams, batches through /v1/completions and
-embeddings, of 4 to 200 words and of 4, 16 or 48 tokens; clients that go away in the middle; clients that read slowly;
+embeddings, of 4 to 160 words and of 4, 16 or 48 tokens; clients that go away in the middle; clients that read slowly;
 bodies that are broken, wrong, too large or never finished. At a fifth, a third and two fifths of the time the process
 that runs the model is killed with SIGKILL. Every answer is compared with what `deepnarrow generate` answers offline.
 
