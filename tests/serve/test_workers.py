@@ -159,6 +159,7 @@ def test_a_killed_worker_loses_only_what_it_held(folder: Path, engine: Engine) -
             assert one.result().json() == {"generated_text": wanted(engine, f"waits {number}", 4)}
         assert server.worker.pid != pid
         assert server.worker.counts.restarts == 1
+        assert any('"event": "worker ended"' in line and '"held": 1' in line for line in server.log)
         health = httpx.get(server.url + "/health")
         assert health.status_code == 200
         assert health.json()["workers"][0]["restarts"] == 1

@@ -126,7 +126,7 @@ class Server:
         self.metrics = metrics or Metrics()
         self.metrics.workers = self.workers
         for worker in self.workers:
-            worker.hear = self.metrics.heard
+            worker.hear, worker.tell = self.metrics.heard, self.log
         app = application(self.workers, allowed=self.allowed, keys=self.keys, log=self.log, metrics=self.metrics)
         config = uvicorn.Config(
             app,

@@ -143,7 +143,7 @@ class Broken(NamedTuple):
     """The engine failed, and with it what it held."""
 
     held: list[int]
-    message: str
+    error: str  # its kind
 
 
 class Ready(NamedTuple):

@@ -67,7 +67,7 @@ def work(served: Served, spec: Spec, channel: Channel) -> int:
             events = scheduler.work()
         except Exception as error:
             traceback.print_exc()
-            channel.send(Broken(scheduler.held, f"{type(error).__name__}: {error}"))
+            channel.send(Broken(scheduler.held, type(error).__name__))
             return FAILED
         now = time.monotonic()
         if events or scheduler.idle or now - told > HEARTBEAT:

@@ -104,6 +104,7 @@ class Worker:
         self.done = Load()  # of workers that are gone
         self.opened_in: float | None = None
         self.hear = hear
+        self.tell: Callable[..., None] = lambda event, **fields: None  # told of failures and restarts: for the log
         self._pending: dict[int, Pending] = {}
         self._numbers = count(1)
         self._rate = Rate()
@@ -221,6 +222,8 @@ class Worker:
                 self._welcome(await asyncio.wait_for(receive(reader), OPENING))
                 self.opened_in = time.monotonic() - begun
                 tries = 0
+                if self.counts.restarts:
+                    self.tell("worker started again", model=self.name, seconds=round(self.opened_in, 3))
                 await self._listen(reader)
             except UserError as error:
                 problem = str(error)
@@ -232,6 +235,7 @@ class Worker:
                 self._first.set_exception(UserError(f"{self.name}: {problem}"))
                 return
             self.counts.restarts += 1
+            self.tell("worker ended", model=self.name, held=self.active, waiting=self.waiting, problem=problem)
             self._lose()
             self.done = total(self.done, self.load)
             self.load = Load()
@@ -280,6 +284,7 @@ class Worker:
                     for event in message.events:
                         self._pass_on(event)
                 elif isinstance(message, Broken):
+                    self.tell("engine failed", model=self.name, held=len(message.held), error=message.error)
                     for number in message.held:
                         if number in self._pending:
                             self._finish(self._pending[number], Failed(number, "failed", "the engine failed"))
