@@ -35,6 +35,7 @@ POSITION = 0.3  # what a further position adds to a step of one, until it is mea
 HOPE = 0.7  # the share of right guesses before any is known; it weighs beside what is known
 ALL, ONE = 32.0, 4.0  # so many guesses of all rows; and what is known of all rows so many guesses of one
 ROW_FADES, ALL_FADES = 0.92, 0.995  # what a guess counts for beside the one after it
+GAIN = 1.05  # what a draft must promise at least, to make up for the work around it
 LONGEST, NEAR = 4, 12  # ids compared to find the place to copy from; how far from the last place one id is looked for
 END = -1  # between what is copied from: no id
 
@@ -96,8 +97,8 @@ def worth(share: float, cost: float, most: int) -> int:
     >>> worth(0.7, 0.1, 8), worth(0.7, 0.5, 8), worth(0.7, 0.8, 8), worth(0.99, 0.1, 8)
     (4, 1, 0, 8)
     """
-    chance = tokens = best = 1.0
-    length = 0
+    chance = tokens = 1.0
+    best, length = GAIN, 0
     for k in range(1, most + 1):
         chance *= share
         tokens += chance
