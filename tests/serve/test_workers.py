@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,23 @@ def test_health_is_not_ready_while_a_worker_starts_again(tiny_again: Running) ->
         assert health.json()["error_type"] == "healthcheck"
     wait_for(lambda: httpx.get(tiny_again.url + "/health").status_code == 200)
     assert ask(tiny_again, "x", 2).status_code == 200
+
+
+def test_deadlines_hold_while_no_worker_can_be_started(tiny_again: Running) -> None:
+    worker = tiny_again.worker
+    right, pid = worker.spec, worker.pid
+    assert pid is not None
+    worker.spec = replace(right, model="./nowhere")
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: worker.counts.restarts >= 2)
+    begun = time.monotonic()
+    late = ask(tiny_again, "x", 2, 0.3)
+    assert late.status_code == 504
+    assert time.monotonic() - begun < 5
+    assert httpx.get(tiny_again.url + "/health").status_code == 503
+    worker.spec = right
+    assert ask(tiny_again, "x", 2).status_code == 200
+    assert worker.waiting == worker.active == 0
 
 
 @pytest.fixture

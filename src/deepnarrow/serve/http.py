@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from importlib.resources import files
 from typing import Any
 
@@ -107,6 +107,13 @@ def add_refusals(app: FastAPI, log: Log) -> None:
         )
 
 
+class Quiet(uvicorn.Server):
+    """Without hands on signals: they are ours, and an orderly end is no death by signal."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
 class Server:
     """All of it: `run` serves until SIGTERM or SIGINT, then lets what is running end."""
 
@@ -140,7 +147,7 @@ class Server:
             timeout_graceful_shutdown=int(self.allowed.drain_seconds) or 1,
             timeout_keep_alive=30,
         )
-        self.server = uvicorn.Server(config)
+        self.server = Quiet(config)
 
     def stop(self) -> None:
         """From any thread: end as if told by a signal."""
@@ -168,7 +175,7 @@ class Server:
                     )  # fmt: skip
                 listening.listen(self.server.config.backlog)  # from here on nobody is turned away
                 self.log("listening", host=self.host, port=self.port, keys=bool(self.keys))
-                await self.server._serve([listening])
+                await self.server.serve([listening])
         finally:
             self.log("stopping")
             await asyncio.gather(*(worker.stop() for worker in self.workers))

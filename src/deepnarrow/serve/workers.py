@@ -24,6 +24,7 @@ from deepnarrow.serve.opening import Spec
 
 OPENING = 900.0  # seconds a worker may take to open its model, which may have to be fetched
 AGAIN = (0.0, 0.5, 2.0, 5.0, 10.0)  # seconds before a worker is started again, the last for all further times
+GRACE = 0.25  # seconds behind a deadline that its worker has to say so
 TRIES = 2  # times that one job may be given to a worker
 STALLED = 120.0  # seconds without news, while there is work, after which a worker is taken for dead
 WINDOW = 30.0  # seconds over which the rate of work is measured
@@ -176,6 +177,11 @@ class Worker:
         self._pending[job.number] = pending
         if self.state == "ready":
             self._give(pending)
+        timer = None
+        if job.deadline is not None:
+            timer = asyncio.get_running_loop().call_later(
+                max(0.0, job.deadline - pending.arrived) + GRACE, self._overdue, job.number
+            )
         try:
             while True:
                 event = await pending.events.get()
@@ -183,6 +189,8 @@ class Worker:
                 if isinstance(event, Ended | Failed):
                     return
         finally:
+            if timer:
+                timer.cancel()
             if self._pending.pop(job.number, None):
                 self.counts.cancelled += 1
                 if self.state == "ready":  # one that is being started has not been given it
@@ -211,6 +219,13 @@ class Worker:
         if self.hear:
             self.hear(pending, event)
         pending.events.put_nowait(event)
+
+    def _overdue(self, number: int) -> None:
+        """The worker ends what is late by itself, but not while it is down or stuck."""
+        pending = self._pending.get(number)
+        if pending:
+            self._send(Cancel(number))
+            self._finish(pending, Failed(number, "deadline", "the time allowed was over"))
 
     async def _supervise(self) -> None:
         tries = 0
