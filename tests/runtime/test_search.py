@@ -8,7 +8,6 @@ import torch
 
 from deepnarrow.errors import UserError
 from deepnarrow.model import decode as reference
-from deepnarrow.model import likelihood
 from deepnarrow.model.t5 import T5
 from deepnarrow.runtime.engine import Chosen, Engine
 from deepnarrow.runtime.limits import Limits, Output
@@ -195,36 +194,6 @@ def test_different_searches_share_steps(engine: Engine, model: T5, inputs: list[
     for number, search in enumerate(SEARCHES):
         [expected] = reference.generate(model, [inputs[number]], of_model(search), max_tokens=6 + number)
         assert_same([found[number]], [expected])
-
-
-def test_likelihoods_equal_the_models(engine: Engine, model: T5, inputs: list[list[int]]) -> None:
-    from deepnarrow.runtime.likelihood import rank, score
-
-    targets = [[*row[: 1 + number % 5], 1] for number, row in enumerate(reversed(inputs))]
-    for normalise in (False, True):
-        np.testing.assert_allclose(
-            score(engine, inputs, targets, normalise=normalise),
-            likelihood.score(model, inputs, targets, normalise=normalise),
-            rtol=1e-4,
-            atol=1e-4,
-        )
-    choices = [[5, 1], [5, 6, 1], [5, 6, 7, 8, 1], [9, 1], [1], [5, 6, 9, 1], [40, 41, 42, 1], [5, 1]]
-    for normalise in (False, True):
-        found = rank(engine, inputs, choices, normalise=normalise)
-        expected = likelihood.rank(model, inputs, choices, normalise=normalise)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    assert rank(engine, [], choices).shape == (0, 8)
-
-
-def test_likelihood_of_ids_that_are_never_generated(engine_of: Callable[..., Engine], model: T5) -> None:
-    from deepnarrow.runtime.likelihood import rank, score
-
-    engine = engine_of(model, vocab_limit=50)
-    targets = [[60, 7, 95, 1]]
-    np.testing.assert_allclose(score(engine, [[5, 1]], targets), likelihood.score(model, [[5, 1]], targets), rtol=1e-4)
-    np.testing.assert_allclose(
-        rank(engine, [[5, 1]], [*targets, [7, 1]]), likelihood.rank(model, [[5, 1]], [*targets, [7, 1]]), rtol=1e-4
-    )
 
 
 def test_nothing_in_nothing_out(engine: Engine) -> None:
