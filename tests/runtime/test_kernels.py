@@ -11,7 +11,13 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from deepnarrow.runtime import native
+from deepnarrow.runtime.format import write
+from deepnarrow.runtime.layout import PRECISIONS, layout
+from deepnarrow.shapes.shape import parse
 
 HERE = Path(__file__).parent
 NATIVE = HERE.parents[1] / "src" / "deepnarrow" / "runtime" / "native"
@@ -77,12 +83,49 @@ def test_kernels_compute_what_plain_sums_do(name: str, watched: Sequence[str], t
     check(command, name, [*own_flags(name, command), *watched], tmp_path)
 
 
-def test_kernels_for_arm(tmp_path: Path) -> None:
+def arm() -> tuple[str, str]:
+    """A compiler and an emulator."""
     command = shutil.which("aarch64-linux-gnu-g++")
     emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     if not command or not emulator:
         pytest.skip("needs aarch64-linux-gnu-g++ and qemu's user emulation")
+    return command, emulator
+
+
+def test_kernels_for_arm(tmp_path: Path) -> None:
+    command, emulator = arm()
     check([command], "portable", ["-static"], tmp_path, run_by=[emulator])
+
+
+def test_the_network_on_arm(tmp_path: Path) -> None:
+    """Logits of whole models: those of the library here."""
+    command, emulator = arm()
+    if not native.usable():
+        pytest.skip("the native library is not built")
+    texts = [*BUILD["sources"]("aarch64", {}), HERE / "network_check.cpp"]
+    program, path, rng = tmp_path / "network", tmp_path / "model.dn", np.random.default_rng(5)
+    BUILD["run"]([command, *BUILD["FLAGS"], "-O2", "-static", f"-I{NATIVE}", *map(str, texts), "-o", str(program)])
+    for name in ("tiny-nl2-dm64-ff96-kv16-nh4-v300", "tiny-el1-dl2-dm40-ff36-kv12-nh4-kh2-skv-v67-geglu-untied"):
+        for precision in PRECISIONS:
+            shape = parse(name)
+            tensors = {
+                part: rng.normal(size=(rows, section.columns)).astype(np.float32) * 0.2
+                for section in layout(shape, precision).sections
+                for part, rows in section.parts
+            }
+            write(path, shape, precision, tensors)
+            engine = native.open_engine(path, kernels="portable")
+            ids, answer = [*range(3, 30), 1], [0, 7, 9, 40, 12]
+            [memory] = engine.encode([ids])
+            row = engine.start(memory)
+            here = np.concatenate([engine.logits([row], [[token]]) for token in answer])
+            given = bytes(native.described(shape, precision))
+            for part in (engine.file.payload, np.array(ids, np.int32), np.array(answer, np.int32)):
+                given += np.int64(part.nbytes if part is engine.file.payload else len(part)).tobytes() + part.tobytes()
+            done = subprocess.run([emulator, str(program)], input=given, capture_output=True, timeout=600)
+            assert done.returncode == 0, done.stderr
+            there = np.frombuffer(done.stdout, np.float32).reshape(here.shape)
+            np.testing.assert_allclose(there, here, atol=2e-4 * np.abs(here).max(), err_msg=f"{name} {precision}")
 
 
 @pytest.mark.parametrize("name", ["portable", *NEEDED])
