@@ -53,7 +53,7 @@ def main() -> None:
         bodies = [{"inputs": text, "parameters": {"max_new_tokens": asked.tokens}} for text in texts]
         offline = {"ours": our_answers(native, texts, asked.tokens), "peer": peer_answers(model, peer, texts, asked)}
         say("the answers are there")
-        settings, tried = best_settings(asked, client, peer, model, bodies)
+        settings, tried = best_settings(asked, client, peer, model, bodies) if not asked.peer else (asked.peer, {})
         print(f"the peer is at its best with {settings}; tried {tried}", flush=True)
         urls = {
             "ours": stack.enter_context(server(our_command(native, asked.threads), folder / "ours.log")),
@@ -89,6 +89,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=6.0, help="Of one load in one round.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None, help="Of our server; default: its own choice.")
+    parser.add_argument(
+        "--peer", type=json.loads, help='Known best settings, such as {"threads": 2, "batch": 16}; else they are tried.'
+    )
     asked = parser.parse_args()
     if (asked.model is None) == (asked.shape is None) or (asked.shape and not asked.tokenizer):
         parser.error("give --model, or --shape and --tokenizer")
