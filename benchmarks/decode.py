@@ -10,8 +10,8 @@ eager or, with --compiled, compiled) first shows how fast it is, and the best of
 which all take turns; medians of the rounds are reported. Encoding and the cross-attention's keys and values count.
 
 The physical limit of a step is the time to read the weights it needs: bytes over the bandwidth that PyTorch's sum
-reaches when it sweeps over a buffer of that size (measure/ceilings.py). The limit of an encoder is arithmetic: FLOPs
-over the speed of PyTorch's float32 matrix product. The last line is JSON.
+reaches when it sweeps over a buffer of that size, looked at in every round. The limit of an encoder is arithmetic:
+FLOPs over the speed of PyTorch's float32 matrix product. The last line is JSON.
 """
 
 import argparse
@@ -36,6 +36,7 @@ SOURCES = (64, 256)
 TOKENS = 64
 WIDTHS = {"float32": 4, "bfloat16": 2, "int8": 1}  # bytes of a weight; the scales of int8 are under 1 %
 FIRST_ID = 3  # ids before it mean something
+SWEEPS = 5  # over a buffer in one look at the bandwidth; the best counts
 REST = 0.2  # seconds between two measurements, for threads that still spin
 
 
@@ -90,21 +91,27 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rows: list[dict[str, Any]] = []
+    limits = Limits()
     for shape in asked.shapes:
         folder = weights(asked.out, shape)
         with Workers(asked, folder, parse(shape).vocab, threads) as workers:
             for case in cases(asked, shape):
-                found = measure(case, workers, asked)
+                found = measure(case, workers, limits, asked)
                 rows += found
                 print(*(line(row) for row in found), sep="\n", flush=True)
-    table = verdicts(rows)
-    print(markdown(table))
-    summary = {
-        "rows": rows, "verdicts": table, "tokens": TOKENS, "threads": threads, "rounds": asked.rounds,
+                summary = summed_up(rows, limits, asked, threads)  # kept as it goes: a run is long
+                (asked.out / "decode.json").write_text(json.dumps(summary, indent=1))
+    print(markdown(summary["verdicts"]))
+    print(json.dumps(summary))
+
+
+def summed_up(rows: list[dict[str, Any]], limits: "Limits", asked: argparse.Namespace, threads: int) -> dict[str, Any]:
+    return {
+        "rows": rows, "verdicts": verdicts(rows), "tokens": TOKENS, "threads": threads, "rounds": asked.rounds,
+        "read_gbs": {size: round(median(found), 1) for size, found in limits.bandwidths.items()},
+        "gemm_float32_gflops": round(median(limits.products), 1) if limits.products else None,
         "machine": machine.describe(), "versions": versions(), "commit": machine.commit(), "date": machine.today(),
     }  # fmt: skip
-    (asked.out / "decode.json").write_text(json.dumps(summary, indent=1))
-    print(json.dumps(summary))
 
 
 def cases(asked: argparse.Namespace, shape: str) -> Iterator[Case]:
@@ -131,7 +138,7 @@ def weights(out: Path, shape: str) -> Path:
     return folder
 
 
-def measure(case: Case, workers: "Workers", asked: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(case: Case, workers: "Workers", limits: "Limits", asked: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each contender: the medians of rounds in which they took turns."""
     contenders, tried = [], {}
     for library in asked.libraries:
@@ -141,11 +148,12 @@ def measure(case: Case, workers: "Workers", asked: argparse.Namespace) -> list[d
         contenders += kept(library, variants, tried)
     taken: dict[Variant, list[float]] = {variant: [] for variant in contenders}
     for _ in range(asked.rounds):
+        limits.look(case, {variant.precision for variant in contenders})
         for variant in contenders:
             spent, times = sum(taken[variant]), taken[variant]
             if len(times) < 2 or spent < asked.seconds:  # slow ones need not take part in every round
                 times.append(workers.time(variant, case))
-    return [row(case, variant, times, tried) for variant, times in taken.items()]
+    return [row(case, variant, times, tried, limits) for variant, times in taken.items()]
 
 
 def kept(library: str, variants: Sequence[Variant], tried: dict[Variant, float]) -> list[Variant]:
@@ -158,7 +166,9 @@ def kept(library: str, variants: Sequence[Variant], tried: dict[Variant, float])
     return list(best.values())
 
 
-def row(case: Case, variant: Variant, times: list[float], tried: dict[Variant, float]) -> dict[str, Any]:
+def row(
+    case: Case, variant: Variant, times: list[float], tried: dict[Variant, float], limits: "Limits"
+) -> dict[str, Any]:
     seconds = median(times)
     others = {str(one): round(taken * 1e3, 2) for one, taken in tried.items() if one.library == variant.library}
     found = {
@@ -166,28 +176,57 @@ def row(case: Case, variant: Variant, times: list[float], tried: dict[Variant, f
         "ms_low": round(min(times) * 1e3, 3), "ms_high": round(max(times) * 1e3, 3), "tried_ms": others,
     }  # fmt: skip
     if case.what == "embed":
-        return {**found, "per_second": case.batch / seconds, "share_of_limit": arithmetic_share(case, seconds)}
+        share = limits.encoding(case) / seconds
+        return {**found, "per_second": case.batch / seconds, "share_of_limit": share}
     return {
         **found,
         "ms_per_step": seconds * 1e3 / TOKENS,
         "per_second": case.batch * TOKENS / seconds,
-        "share_of_limit": reading_share(case, variant.precision, seconds),
+        "share_of_limit": limits.step(case, variant.precision) / (seconds / TOKENS),
     }
 
 
-def reading_share(case: Case, precision: str, seconds: float) -> float:
-    """What reading a step's weights would take, over what a step takes; encoding is part of the latter."""
-    from deepnarrow.measure.ceilings import read_bandwidth
+class Limits:
+    """The machine's own speed, looked at in every round, since it drifts as everything else: medians of all looks."""
 
-    size = step_weights(parse(case.shape)) * WIDTHS[precision]
-    return size / (read_bandwidth(size) * 1e9) / (seconds / TOKENS)
+    def __init__(self) -> None:
+        self.buffers: dict[int, Any] = {}
+        self.bandwidths: dict[int, list[float]] = {}  # GB/s, by bytes of the working set
+        self.products: list[float] = []  # GFLOP/s
+
+    def look(self, case: Case, precisions: set[str]) -> None:
+        import torch
+
+        from deepnarrow.measure.ceilings import gemm_gflops
+
+        if case.what == "embed":
+            self.products.append(gemm_gflops("float32", seconds=0.3))
+            return
+        for size in {step_bytes(case, precision) for precision in precisions}:
+            buffer = self.buffers.setdefault(size, torch.ones(size // 4))
+            buffer.sum()
+            best = min(elapsed(buffer.sum) for _ in range(SWEEPS))
+            self.bandwidths.setdefault(size, []).append(size / best / 1e9)
+
+    def step(self, case: Case, precision: str) -> float:
+        """Seconds to read what a step needs. Encoding is not in it, though it is in what is compared with it."""
+        size = step_bytes(case, precision)
+        return size / (median(self.bandwidths[size]) * 1e9)
+
+    def encoding(self, case: Case) -> float:
+        """Seconds of the products of an encoder at the speed of PyTorch's in float32."""
+        flops = encode_flops(parse(case.shape), input_length=case.source, batch=case.batch)
+        return flops / (median(self.products) * 1e9)
 
 
-def arithmetic_share(case: Case, seconds: float) -> float:
-    from deepnarrow.measure.ceilings import ceilings
+def elapsed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
-    flops = encode_flops(parse(case.shape), input_length=case.source, batch=case.batch)
-    return flops / (ceilings().gemm_float32_gflops * 1e9) / seconds
+
+def step_bytes(case: Case, precision: str) -> int:
+    return step_weights(parse(case.shape)) * WIDTHS[precision]
 
 
 def step_weights(shape: Shape) -> int:

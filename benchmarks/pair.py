@@ -178,25 +178,20 @@ def taken_from(name: str, kept: dict[str, list[int]]) -> str:
 
 def answers(asked: argparse.Namespace, data: Path) -> Path:
     """What the target answers to some of the training inputs, as data for the draft."""
-    from deepnarrow.model.decode import generate
-    from deepnarrow.model.folder import open_model
-    from deepnarrow.model.greedy import Greedy
-
     folder = asked.out / "answers"
     if (folder / "train.jsonl").exists():
         return folder
     folder.mkdir(exist_ok=True)
-    opened = open_model(asked.out / "target")
-    assert opened.tokenizer is not None
-    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()[: asked.answers]]
-    inputs = [[*opened.tokenizer.encode(row["input"]), opened.tokenizer.eos] for row in rows]
-    outputs = generate(opened.model, inputs, Greedy(), max_tokens=40, vocab_limit=opened.tokenizer.size)
-    lines = [
-        json.dumps({"input": row["input"], "target": opened.tokenizer.decode(output.ids)})
-        for row, [output] in zip(rows, outputs, strict=True)
+    lines = (data / "train.jsonl").read_text().splitlines()[: asked.answers]
+    inputs = folder / "inputs.txt"
+    inputs.write_text("".join(json.loads(line)["input"] + "\n" for line in lines))
+    words = ("--file", str(inputs), "--max-tokens", "32", "--batch", "64", "--json")
+    found = [
+        json.loads(line) for line in verb("generate", str(asked.out / "target"), *words, capture=True).splitlines()
     ]
+    rows = [json.dumps({"input": one["input"], "target": one["outputs"][0]["text"]}) for one in found]
     (folder / "validation.jsonl").write_text((data / "validation.jsonl").read_text())
-    (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "train.jsonl").write_text("\n".join(rows) + "\n")
     return folder
 
 

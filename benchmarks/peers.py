@@ -150,13 +150,19 @@ class CTranslate2:
 
     def next_ids(self, inputs: Sequence[Sequence[int]], prefixes: Sequence[Sequence[int]]) -> list[int]:
         """The likeliest id behind each beginning of an answer."""
-        longest = max(map(len, prefixes)) + 1
-        found = self.engine.translate_batch(
-            self.named(inputs), target_prefix=self.named(prefixes), beam_size=1, max_decoding_length=longest,
-            max_batch_size=256,
-        )  # fmt: skip
-        answers = [[self.ids[name] for name in one.hypotheses[0]] for one in found]
-        return [[*ids, EOS][len(prefix)] for ids, prefix in zip(answers, prefixes, strict=True)]
+        found = [0] * len(prefixes)
+        for length in sorted({len(prefix) for prefix in prefixes}):  # each batch is one token longer than it is told
+            places = [place for place, prefix in enumerate(prefixes) if len(prefix) == length]
+            answers = self.engine.translate_batch(
+                self.named([inputs[place] for place in places]),
+                target_prefix=self.named([prefixes[place] for place in places]),
+                beam_size=1,
+                max_decoding_length=length + 1,
+            )
+            for place, one in zip(places, answers, strict=True):
+                ids = [self.ids[name] for name in one.hypotheses[0]]
+                found[place] = [*ids, EOS][length]
+        return found
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> Any:
         import numpy as np
