@@ -114,6 +114,7 @@ def natively(
     from deepnarrow.runtime.format import NAME
     from deepnarrow.runtime.native import open_engine
     from deepnarrow.runtime.search import generate_each
+    from deepnarrow.text.piece_index import open_indexed
     from deepnarrow.text.tokenizer import load_if_any
 
     try:
@@ -123,7 +124,7 @@ def natively(
             raise
         say(f"answering with PyTorch, since the model cannot be kept converted: {error} (DEEPNARROW_CACHE says where)")
         return None
-    tokenizer = with_tokenizer(load_if_any(found.folder), found.origin)
+    tokenizer = with_tokenizer(open_indexed(found.folder) or load_if_any(found.folder), found.origin)
     file, state = found.folder / NAME, state_of(found.folder / NAME)
     checked = was_checked(file)
     engine = open_engine(file, verify=not checked)

@@ -25,12 +25,14 @@ from deepnarrow.model.places import Found, find
 from deepnarrow.runtime import format
 from deepnarrow.runtime.folder import PROMPT, cache, is_native, mark_checked, save_prompt, state_of
 from deepnarrow.runtime.layout import PRECISIONS, Section, bfloat16, from_bfloat16, layout, unpacked
+from deepnarrow.text.piece_index import NAME as INDEX
+from deepnarrow.text.piece_index import write_index
 
 if TYPE_CHECKING:
     from deepnarrow.model.folder import Opened
 
 MADE_FROM = "made_from.json"
-FILES = (format.NAME, PROMPT, MADE_FROM)
+FILES = (format.NAME, PROMPT, INDEX, MADE_FROM)
 ADAPTER, BASE = "adapter_config.json", "base.json"
 READ = (*hub_files.SETTINGS, *hub_files.VOCABULARY, *hub_files.SAFE, *hub_files.OLD, *hub_files.ADAPTER, BASE)
 LARGEST = 16 << 30  # bytes of all conversions together; the one just made is kept in any case
@@ -67,6 +69,7 @@ def write_folder(opened: "Opened", out: Path, precision: str, made_from: dict[st
     with whole_folder(out) as temporary:
         if tokenizer is not None:
             tokenizer.save(temporary)
+            write_index(temporary)
         if model.prompt is not None:
             save_prompt(temporary, model.prompt.detach().float().cpu().numpy())
         write_json(temporary / "config.json", config)
