@@ -31,7 +31,8 @@ from deepnarrow.runtime.memories import Memories
 from deepnarrow.shapes.counts import decode_step_flops
 from deepnarrow.shapes.shape import Shape
 
-POSITION = 0.3  # what a further position adds to a step of one, until it is measured
+POSITION = 0.15  # the part of a step of one that grows with its positions, until it is measured
+LATE = 2.0  # times what was expected: a step that takes longer was kept waiting, and counts as that
 HOPE = 0.7  # the share of right guesses before any is known; it weighs beside what is known
 ALL, ONE = 32.0, 4.0  # so many guesses of all rows; and what is known of all rows so many guesses of one
 ROW_FADES, ALL_FADES = 0.92, 0.995  # what a guess counts for beside the one after it
@@ -122,6 +123,9 @@ class Watch:
     def begin(self, rows: int) -> None:
         if self._positions:
             x, y = self._positions, self._ended - self._begun
+            fixed, each = self._line()
+            if fixed is not None:
+                y = min(y, LATE * (fixed + each * x))
             self._sums = self._sums * 0.97 + [1, x, y, x * x, x * y]
         self.rows, self._positions, self._begun = max(1, rows), 0, time.perf_counter()
 
@@ -140,7 +144,9 @@ class Watch:
     def position(self) -> float:
         """What a drafted token adds, in a row's parts of a step."""
         fixed, each = self._line()
-        return POSITION if fixed is None else each / (fixed / self.rows + each)
+        if fixed is None:
+            fixed, each = 1 - POSITION, POSITION
+        return each / (fixed / self.rows + each)
 
     def _line(self) -> tuple[float | None, float]:
         number, x, y, xx, xy = self._sums.tolist()
