@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -94,9 +95,7 @@ def test_bodies_that_are_too_large_are_not_read_to_the_end(strict: Running) -> N
     assert told.status_code == 413
     assert told.json()["error_type"] == "validation"
     with connected(strict) as client:  # in chunks, of which there would be no end
-        client.sendall(head("chunked"))
-        for _ in range(30):
-            client.sendall(b"64\r\n" + b"x" * 100 + b"\r\n")
+        client.sendall(head("chunked") + (b"64\r\n" + b"x" * 100 + b"\r\n") * 30)
         assert b" 413 " in client.recv(65536).split(b"\r\n")[0]
 
 
@@ -170,20 +169,35 @@ def test_routes_and_methods_that_are_not(tiny: Running) -> None:
     assert httpx.get(tiny.url + "/v1/chat/completions").json()["error"]["code"] == "unknown_url"
 
 
+def requests(server: Running) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in server.log]
+    return [line for line in lines if line["event"] == "request"]
+
+
 def test_the_log_has_times_and_counts_but_no_text(tiny: Running) -> None:
     secret = "nobody else may read this"
+    time.sleep(0.1)  # for lines of others
+    before = len(requests(tiny))
     httpx.post(tiny.url + "/generate", json={"inputs": secret, "parameters": {"max_new_tokens": 3, "stop": [secret]}})
     httpx.post(tiny.url + "/generate", json={"inputs": secret, "parameters": {"unheard": secret}})
     httpx.get(tiny.url + "/" + secret)
-    lines = [json.loads(line) for line in tiny.log]
+    wait_for(lambda: len(requests(tiny)) >= before + 3)  # a line is written behind its answer
     assert secret not in "\n".join(tiny.log)
     assert secret.replace(" ", "%20") not in "\n".join(tiny.log)
-    [*_, done, refused, nowhere] = [line for line in lines if line["event"] == "request"]
+    [done, refused, nowhere] = requests(tiny)[before : before + 3]
     assert (done["status"], refused["status"], nowhere["status"]) == (200, 422, 404)
     assert done["input_tokens"] == len(secret) + 1
     assert done["generated_tokens"] == 3
     for name in ("queue", "encode", "first_token", "decode", "seconds", "id", "model"):
         assert name in done
+
+
+def test_texts_are_in_the_log_where_that_is_asked_for(folder: Path) -> None:
+    with running(folder, texts=True) as server:
+        told = httpx.post(server.url + "/generate", json={"inputs": "mine", "parameters": {"max_new_tokens": 3}}).json()
+        wait_for(lambda: len(requests(server)) == 1)
+        [line] = requests(server)
+    assert (line["input_texts"], line["answer_texts"]) == (["mine"], [[told["generated_text"]]])
 
 
 def test_broken_requests_end_with_a_status(tiny: Running) -> None:

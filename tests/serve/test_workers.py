@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,16 @@ from typing import Any
 import httpx
 import pytest
 
-from deepnarrow.runtime.engine import Engine
+from deepnarrow.runtime.engine import Chosen, Engine
 from deepnarrow.runtime.options import Greedy
 from deepnarrow.runtime.search import generate
+from deepnarrow.serve import workers
 from deepnarrow.serve.allowed import Allowed
+from deepnarrow.serve.channel import Channel
+from deepnarrow.serve.jobs import Broken, Job, Ready
+from deepnarrow.serve.opening import Spec, open_served
 from deepnarrow.serve.scheduler import Room
+from deepnarrow.serve.worker import FAILED, work
 from deepnarrow.serve.workers import Rate
 from deepnarrow.text.byte_tokenizer import ByteTokenizer
 
@@ -195,6 +201,43 @@ def test_deadlines_hold_while_no_worker_can_be_started(tiny_again: Running) -> N
     worker.spec = right
     assert ask(tiny_again, "x", 2).status_code == 200
     assert worker.waiting == worker.active == 0
+
+
+def test_a_worker_that_is_stuck_is_killed_and_started_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "STALLED", 1.5)
+    with running(folder) as server, ThreadPoolExecutor(1) as pool:
+        pid = server.worker.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        asked = pool.submit(ask, server, "x", 2)  # it had not begun, so the next worker has it
+        assert asked.result().status_code == 200
+        assert server.worker.counts.stalled == 1
+        assert server.worker.pid != pid
+
+
+def test_an_engine_that_fails_names_what_it_held(folder: Path) -> None:
+    served = open_served(Spec(model=str(folder), device="cpu", threads=1))
+    real, steps = served.engine.step, 0
+
+    def step(*arguments: Any, **options: Any) -> Chosen:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            raise MemoryError("no more of it")
+        return real(*arguments, **options)
+
+    served.engine.step = step  # type: ignore[method-assign]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel, here = Channel(theirs), Channel(ours)
+        for number in (1, 2):
+            here.send(Job(number=number, ids=(5, 6, 1), max_tokens=9))
+        room = Room(rows=1)
+        assert work(served, Spec(model="", room=room), channel) == FAILED
+        told = here.receive()
+    assert isinstance(told[0], Ready)
+    assert isinstance(told[-1], Broken)
+    assert (told[-1].held, told[-1].error) == ([1], "MemoryError")  # the other one waits for the next engine
 
 
 @pytest.fixture

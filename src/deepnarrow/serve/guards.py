@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deepnarrow.serve.allowed import Allowed
-from deepnarrow.serve.facts import FACTS
+from deepnarrow.serve.facts import FACTS, TEXTS
 from deepnarrow.serve.keys import Keys
 from deepnarrow.serve.logs import Log
 from deepnarrow.serve.metrics import Metrics
@@ -54,7 +54,7 @@ class Guards:
         given = request.headers.get("x-request-id", "")
         name = given if ID.fullmatch(given) else secrets.token_hex(8)
         facts: dict[str, Any] = {}
-        scope.setdefault("state", {})[FACTS] = facts
+        scope.setdefault("state", {}).update({FACTS: facts, TEXTS: self.log.texts})
         status = 0
 
         async def told(message: Message) -> None:

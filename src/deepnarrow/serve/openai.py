@@ -114,9 +114,9 @@ def openai_routes(models: Models, allowed: Allowed, started: int) -> APIRouter:
         if wanted.stream:
             all_found = [Found(job, time.monotonic()) for job in jobs]
             lines = chunks(model, jobs, all_found, wanted, wish, front)
-            return await streamed(request, lines, lambda: note_found(request, model.id, all_found), end=DONE)
+            return await streamed(request, lines, lambda: note_found(request, model, all_found), end=DONE)
         all_found = await unless_gone(request, answer_all(model, jobs))
-        note_found(request, model.id, all_found)
+        note_found(request, model, all_found)
         tokenizer = cast(Tokenizer, model.tokenizer)
         number = wanted.n or 1
         choices = [
@@ -143,7 +143,7 @@ def openai_routes(models: Models, allowed: Allowed, started: int) -> APIRouter:
         jobs = [Job(number=model.worker.number(), ids=tuple(ids), deadline=deadline, embed=True) for ids in rows]
         admit(model, jobs)
         all_found = await unless_gone(request, answer_all(model, jobs))
-        note_found(request, model.id, all_found)
+        note_found(request, model, all_found)
         data = [
             {"object": "embedding", "index": index, "embedding": written(cast(Ended, found.ended), wanted)}
             for index, found in enumerate(all_found)

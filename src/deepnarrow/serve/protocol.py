@@ -1,9 +1,12 @@
 """uvicorn's HTTP protocol with patience that ends: for headers that do not come, for answers that are not read."""
 
 import asyncio
+import socket
 from typing import Any
 
 from deepnarrow.serve.allowed import Allowed
+
+UNREAD = 1 << 17  # bytes that the system keeps of what a client has not read yet; the kernel may double it
 
 
 def patient(allowed: Allowed) -> type[asyncio.Protocol]:
@@ -24,6 +27,9 @@ def patient(allowed: Allowed) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            connection = transport.get_extra_info("socket")
+            if connection is not None:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
             self._wait_for_header()
 
         def data_received(self, data: bytes) -> None:

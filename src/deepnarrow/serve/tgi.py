@@ -89,7 +89,7 @@ def tgi_routes(models: Models, allowed: Allowed) -> APIRouter:
     async def generate_one(request: Request, wanted: Generate) -> dict[str, Any]:
         model, job, wish, given = await begun(request, wanted)
         [found] = await unless_gone(request, answer_all(model, [job]))
-        note_found(request, model.id, [found])
+        note_found(request, model, [found])
         return whole(found, cast(Tokenizer, model.tokenizer), wish, given)
 
     async def generate_lines(request: Request, wanted: Generate) -> Response:
@@ -99,7 +99,7 @@ def tgi_routes(models: Models, allowed: Allowed) -> APIRouter:
         model, job, wish, given = await begun(request, wanted)
         found = Found(job, time.monotonic())
         lines = told(model, job, found, wish)
-        return await streamed(request, lines, lambda: note_found(request, model.id, [found]))
+        return await streamed(request, lines, lambda: note_found(request, model, [found]))
 
     @router.post("/generate", **described(Generate))
     async def generate(request: Request) -> Response:

@@ -29,6 +29,7 @@ def main(descriptor: int) -> int:
     try:
         [spec] = channel.receive(wait=None)
         served = opened(spec, channel)
+        gc.freeze()  # what is there now stays; collections need not walk it
         return work(served, spec, channel) if served else 2
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return 0
@@ -52,7 +53,6 @@ def work(served: Served, spec: Spec, channel: Channel) -> int:
     )
     lengths = {name: len(vectors) for name, vectors in served.prompts.items()}
     channel.send(Ready(served.engine.name, served.engine.shape, served.tokenizer, lengths, kinds))
-    gc.freeze()  # what is there now stays; collections need not walk it
     told = time.monotonic()
     while True:
         for message in channel.receive(wait=None if scheduler.idle else 0.0):
