@@ -36,6 +36,7 @@ KERNELS = {  # a source that is made for some processors alone: (their architect
     "kernels_avx512.cpp": ("x86_64", AVX512),
     "kernels_avx512bf16.cpp": ("x86_64", (*AVX512, "-mavx512bf16")),
 }
+EXPORTED = "{ global: dn_*; local: *; };"  # templates of C++'s library would be seen, and exchanged with another's
 SECONDS = 600  # for one source; the largest takes some ten
 
 
@@ -73,8 +74,10 @@ def build(
             raise BuildError(f"no sources in {HERE}")
         with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
             list(pool.map(run, [line for line, _ in made]))
-        linked = Path(folder, out.name)
-        run([*command, *flags, "-shared", *map(str, (item for _, item in made)), "-o", str(linked), *link(sanitize)])
+        linked, exported = Path(folder, out.name), Path(folder, "exported")
+        exported.write_text(EXPORTED)
+        objects = [str(item) for _, item in made]
+        run([*command, *flags, "-shared", *objects, "-o", str(linked), *link(sanitize, exported)])
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = out.with_name(f".{out.name}.{os.getpid()}")  # a process may have the old one mapped: rename over it
         shutil.copy(linked, beside)
@@ -91,11 +94,11 @@ def sources(architecture: str, flags_of: dict[str, Sequence[str]]) -> list[Path]
     ]
 
 
-def link(sanitize: str) -> list[str]:
+def link(sanitize: str, exported: Path) -> list[str]:
     """C++'s own library goes into ours, hidden: it then runs beside any other, and where there is none."""
     if sys.platform == "darwin" or sanitize:
         return []
-    return ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-Wl,-z,defs"]
+    return ["-static-libstdc++", "-static-libgcc", f"-Wl,--version-script={exported}", "-Wl,-z,defs"]
 
 
 def default_compiler() -> list[str]:
