@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "deepnarrow"
 GROUND = {"errors", "files", "progress", "machine"}
-FLOORS = ["shapes", "text", "tasks", "runtime", "model", "train", "measure", "hub", "serve", "cli"]  # a floor imports only those before it
+# a floor imports only those before it
+FLOORS = ["shapes", "text", "tasks", "runtime", "model", "train", "measure", "hub", "serve", "cli"]
 NO_TORCH = {"shapes", "text", "tasks", "runtime"}
 ORACLES = {  # for tests alone
     "transformers", "sentence_transformers", "seqeval", "peft", "sklearn", "rouge_score", "scipy", "pytest",

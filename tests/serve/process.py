@@ -23,7 +23,7 @@ ANSWERS = 0.02  # weights tied to embeddings of full size repeat the last token;
 
 
 def save_small(folder: Path) -> Path:
-    """A model of random weights that hardly ever ends by itself, with a vocabulary trained on the language reference."""
+    """A model of random weights that hardly ever ends by itself, its vocabulary trained on the language reference."""
     tokenizer = train((topic.text for topic in builtin.topics()), vocab=512, max_bytes=100_000)
     model = T5(parse("tiny-nl2-v512"))
     initialise(model, 0)
