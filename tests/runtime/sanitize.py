@@ -22,6 +22,9 @@ ROOT = HERE.parents[1]
 NATIVE = ROOT / "src" / "deepnarrow" / "runtime" / "native"
 BUILD = runpy.run_path(str(NATIVE / "build.py"))
 OUT = ROOT / "build" / "sanitize"
+TESTS = [  # of the library; those of searches over it train and decode in PyTorch too, which takes hours when watched
+    f"tests/runtime/test_{name}.py" for name in ("native", "format", "fuzz")
+]
 ADDRESS = "halt_on_error=1:detect_leaks=1:malloc_context_size=12:intercept_tls_get_addr=0"
 
 
@@ -84,7 +87,7 @@ def threads() -> str:
 
 def sanitize(seconds: float) -> None:
     threads()
-    tests = watched("address,undefined", ["-m", "pytest", "tests/runtime", "-m", "not slow", "-p", "no:cacheprovider"])
+    tests = watched("address,undefined", ["-m", "pytest", *TESTS, "-m", "not slow", "-p", "no:cacheprovider"])
     passed = re.search(r"(\d+) passed", tests[-1])
     if not passed:
         sys.exit("no test ran")
