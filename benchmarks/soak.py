@@ -11,6 +11,7 @@ that runs the model is killed with SIGKILL. Every answer is compared with what `
 right       the same text as offline         wrong    another one: there must be none
 told        an error that says so, as it may be for what a killed process had begun; asked again
 refused     429; asked again when it says    lost     neither an answer nor an error: there must be none
+paused      as lost, but these very clients were stopped meanwhile, as by SIGSTOP or a machine that slept
 
 Memory (RSS, and open files) of the server's process and the model's is taken every second; its trend is that of the
 second half of the time. At the end the gauges must say that nothing is left running, and the server must end by itself
@@ -42,6 +43,7 @@ TOKENS = (4, 16, 48)
 KILLS = (0.2, 1 / 3, 0.4)  # of the time
 CLIENTS = {"plain": 6, "stream": 4, "batch": 1, "embed": 1, "leave": 4, "slow": 2, "broken": 2}
 PATIENCE = 60.0  # seconds after which what was not answered is lost
+PAUSE = 10.0  # seconds that this process was not run at all: somebody stopped the machine, or all on it
 FLAT = 1.0  # percent of growth in a minute that counts as flat, of the memory at half the time
 
 
@@ -57,6 +59,7 @@ class Soak:
     killed: list[float] = field(default_factory=list)
     vectors: dict[int, list[float]] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)  # when it was that we ourselves went on after not being run
 
     def note(self, kind: str, what: str, example: str = "") -> None:
         self.counts.setdefault(kind, Counter())[what] += 1
@@ -155,6 +158,7 @@ async def soak(
         "requests": sum(sum(counter.values()) for counter in state.counts.values()),
         "right": state.total("right"), "wrong": state.total("wrong"), "lost": state.total("lost"),
         "told": state.total("told"), "refused": state.total("refused"), "failed": state.total("failed"),
+        "paused": state.total("paused"), "pauses": len(state.pauses),
         "kills": len(state.killed), "recoveries s": [round(one, 2) for one in state.recoveries],
         "p50 ms": round(1000 * median(times)), "p99 ms": round(1000 * times[int(0.99 * len(times))]),
         **trend(samples, start, seconds), "left running": left, **ending, "client CPU": round(cpu / seconds, 3),
@@ -173,10 +177,12 @@ async def repeat(
 ) -> None:
     loop = asyncio.get_running_loop()
     while loop.time() < state.end:
+        start = loop.time()
         try:
             await one(state, session, chosen)
         except TimeoutError:
-            state.note(one.__name__, "lost", f"nothing within {PATIENCE} s")
+            held = any(end > start for end in state.pauses)
+            state.note(one.__name__, "paused" if held else "lost", f"nothing within {PATIENCE} s")
         except aiohttp.ClientError as error:
             state.note(one.__name__, "lost", repr(error))
         await asyncio.sleep(chosen.expovariate(20))
@@ -440,7 +446,10 @@ async def watch(state: Soak, session: aiohttp.ClientSession, process: subprocess
                 f"server {sample.get('server', 0):.0f} MB  model {sample.get('model', 0):.0f} MB",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
+        before = loop.time()
         await asyncio.sleep(1)
+        if loop.time() - before > PAUSE:
+            state.pauses.append(loop.time())
     return samples
 
 
@@ -525,7 +534,7 @@ def verdicts(found: dict) -> dict[str, bool]:
 
 
 def table(found: dict) -> str:
-    whats = ("right", "wrong", "lost", "told", "refused", "failed", "left")
+    whats = ("right", "wrong", "lost", "told", "refused", "failed", "left", "paused")
     lines = [f"{'requests':<14}" + "".join(f"{what:>9}" for what in whats)]
     for kind, counter in found["counts"].items():
         lines.append(f"{kind:<14}" + "".join(f"{counter.get(what, 0):>9}" for what in whats))
