@@ -258,7 +258,7 @@ def best_settings(
     tried: dict[str, float] = {}
     found: list[tuple[float, dict[str, int]]] = []
     for threads in sorted({1, min(2, cores)}):
-        for batch in (16, 64):
+        for batch in (8, 16, 64):
             settings = {"threads": threads, "batch": batch}
             with (
                 tempfile.TemporaryDirectory() as folder,
