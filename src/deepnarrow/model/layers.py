@@ -60,10 +60,10 @@ class Linear(nn.Linear):
     """A matrix product without an additive bias."""
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = compute_dtype(x)
-        # float32 is as well off with torch's own
-        if dtype is torch.bfloat16 and native.usable(x, self.weight) and native.multiplies():
-            return native.linear(x, self.weight, dtype)
+        if native.wanted() and native.multiplies():
+            dtype = compute_dtype(x)
+            if dtype is torch.bfloat16 and native.usable(x, self.weight):  # float32 is as well off with torch's own
+                return native.linear(x, self.weight, dtype)
         return F.linear(x, self.weight)
 
 
@@ -226,7 +226,9 @@ class FeedForward(nn.Module):
 
     def fusible(self, x: Tensor) -> bool:
         """Whether one call may do it all: relu, plain matrices, no draws for each element, nobody who waits inside."""
-        if self.gated or self.activation is not F.relu or (self.training and self.dropout and not self.dropout_shared):
+        if not native.wanted() or self.gated or self.activation is not F.relu:
+            return False
+        if self.training and self.dropout and not self.dropout_shared:
             return False
         if type(self.wi) is not Linear or type(self.wo) is not Linear:  # one that does more than multiply (lora.py)
             return False

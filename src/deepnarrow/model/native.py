@@ -145,11 +145,14 @@ def without_gradient() -> Iterator[None]:
         _inference.wanted = before
 
 
+def wanted() -> bool:
+    """Whether kernels are asked for at all. Cheap, for decoding asks it hundreds of times a token."""
+    return not torch.compiler.is_compiling() and (torch.is_grad_enabled() or _inference.wanted)
+
+
 def usable(*tensors: Tensor | None) -> bool:
     """Whether kernels may run now, on these: plain float32 or bfloat16 tensors on a CPU, outside tracing."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
-        return False
-    if not (torch.is_grad_enabled() or _inference.wanted):
+    if not wanted() or torch._C._len_torch_dispatch_stack():
         return False
     for x in tensors:
         if x is not None and (type(x) not in (Tensor, nn.Parameter) or x.device.type != "cpu" or x.dtype not in DTYPES):
