@@ -21,8 +21,13 @@ class Build(build_ext):
         return fullname.replace(".", "/") + ".so"
 
     def build_extension(self, ext: Extension) -> None:
+        library = Path(self.get_ext_fullpath(ext.name))
+        if not self.force and library.exists():
+            changed = max(path.stat().st_mtime for path in NATIVE.iterdir() if path.is_file())
+            if library.stat().st_mtime > changed:  # `pip install -e '.[dev]'` after `pip install -e .`
+                return
         try:
-            BUILD["build"](Path(self.get_ext_fullpath(ext.name)))
+            BUILD["build"](library)
         except BUILD["BuildError"] as error:
             self.distribution.ext_modules = []
             self.warn(f"the native runtime was not built, models will run in PyTorch: {error}")
