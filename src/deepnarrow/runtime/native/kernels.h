@@ -48,7 +48,8 @@ struct Kernels {
     int64_t (*packed_bytes)(Precision, int64_t k);
     void (*pack)(Precision, const float* x, int64_t stride, int64_t m, int64_t k, char* out, int64_t out_bytes);
 
-    // c[m][16p .. 16p+16) = or += x . w for the panels first .. last-1. `a` holds rows of `a_bytes` bytes.
+    // c[m][16p .. 16p+16) = or += x . w for the panels first .. last-1. `a` holds rows of `a_bytes` bytes; behind an odd k,
+    // bfloat16 reads one float more, any finite one, and multiplies it by zero.
     void (*multiply)(const char* a, int64_t a_bytes, int64_t m, const Matrix& w, int64_t first, int64_t last, float* c,
                      int64_t c_stride, bool add);
 

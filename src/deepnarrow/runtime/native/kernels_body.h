@@ -397,7 +397,7 @@ inline void pack_bytes(const float* x, int64_t k, char* out) {
         memcpy(out + scales_at(k) + 4 * group, &scale, 4);
     }
     memset(out + k, SHIFTED ? 128 : 0, (size_t)(codes - k));
-    for (int64_t i = 0; SIZED && i < codes; i++) out[codes + i] = (char)(out[i] < 0 ? -out[i] : out[i]);
+    for (int64_t i = 0; SIZED && i < codes; i++) out[codes + i] = (char)((int8_t)out[i] < 0 ? -out[i] : out[i]);
 }
 
 inline uint16_t to_bfloat(float x) {
