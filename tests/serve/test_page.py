@@ -94,7 +94,8 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(small_folder: Path) -> Iterator[str]:
-    with serving([str(small_folder)], small_folder.parent / "log") as url:
+    long = ["--max-new-tokens", "20000"]  # an answer that is there to be stopped, however late the click comes
+    with serving([str(small_folder), *long], small_folder.parent / "log") as url:
         yield url
 
 

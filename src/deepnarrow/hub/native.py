@@ -151,8 +151,8 @@ def native_folder(
 def refuse_head(folder: Path, origin: str) -> None:
     if (folder / "head.json").is_file():
         raise UserError(
-            f"{origin} is an encoder with a head; the native format holds models that write text and encoders without "
-            "a head (export to hf, or sentence-transformers)"
+            f"{origin} is an encoder with a head, which writes no text and has no native format: score it with "
+            "`deepnarrow evaluate`, get vectors with `deepnarrow embed`, or export it to hf or sentence-transformers"
         )
 
 
