@@ -13,7 +13,7 @@ demo: .venv/.core
 	$(BIN)/deepnarrow demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --durations=20 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=20 -m "not slow"
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow

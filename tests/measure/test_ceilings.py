@@ -22,6 +22,7 @@ def test_measuring_products_keeps_to_its_time() -> None:
     assert time.perf_counter() - began < 5  # the first, smallest size always runs
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_another_ceiling() -> None:
     before = torch.get_num_threads()
     found = ceilings()

@@ -23,7 +23,7 @@ def test_there_is_enough_and_it_comes_soon() -> None:
         cached.cache_clear()
     began = time.process_time()
     found = list(builtin.documents())
-    assert time.process_time() - began < 6.0, "about 1.5 s on one core of 2024"
+    assert time.process_time() - began < 30.0, "about 1.5 s on one core of 2024, alone"
     assert 1_000_000 < sum(len(text.encode()) for text, _ in found) < 4_000_000
     assert len(found) > 4000
 
