@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import torch
 
 from deepnarrow.measure.ceilings import ceilings, elapsed, gemm_gflops, read_bandwidth
