@@ -207,6 +207,7 @@ def test_every_assigned_character(t5_json: JsonTokenizer, t5_pieces: Tokenizer) 
     compare_characters(t5_json, t5_pieces, range(0x110000))
 
 
+@pytest.mark.slow
 def test_a_document_of_ten_megabytes(t5_json: Tokenizer, t5_pieces: Tokenizer) -> None:
     text = "All work and no play makes Jack a dull boy. " * 230_000
     ids = t5_pieces.encode(text)

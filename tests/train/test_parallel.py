@@ -277,6 +277,7 @@ run(config(steps=12, save_every=3), Path({out!r}), batches=batches, execution=Ex
 """
 
 
+@pytest.mark.slow
 def test_a_dead_rank_is_named_and_torchrun_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "run"
     script = tmp_path / "script.py"
