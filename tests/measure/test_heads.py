@@ -9,7 +9,8 @@ from scipy.stats import spearmanr
 
 from deepnarrow import tasks
 from deepnarrow.errors import UserError
-from deepnarrow.measure.heads import evaluate_head, ranked, similarity
+from deepnarrow.measure.heads import evaluate_head, ranked
+from deepnarrow.measure.likeness import similarity
 from deepnarrow.model.encoding import embed, probabilities, tags
 from deepnarrow.model.heads import Head, OpenedHead, with_head
 from deepnarrow.model.init import initialise
@@ -86,8 +87,8 @@ def test_an_answer_that_is_accepted_twice_counts_once() -> None:
 def test_similarity_is_spearmans(made: Callable) -> None:
     opened = made(Head(kind="embed"))
     seconds, gold = TEXTS[::-1], [0.0, 3.5, 2.0, 5.0, 1.0, 4.0]
-    found = similarity(opened, TEXTS, seconds, gold, samples=50)
     a, b = (embed(opened, texts, normalise=True) for texts in (TEXTS, seconds))
+    found = similarity(a, b, gold, samples=50)
     cosines = (a.astype(np.float64) * b).sum(1)
     assert found.value == pytest.approx(100 * spearmanr(cosines, gold).statistic)
     assert found.low <= found.value <= found.high

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from deepnarrow.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from deepnarrow.runtime.engine import Engine
     from deepnarrow.runtime.limits import Output
+    from deepnarrow.runtime.native import NativeEngine
     from deepnarrow.runtime.options import AnySearch
     from deepnarrow.text.tokenizer import Tokenizer
 
@@ -51,24 +54,36 @@ def ready(
     revision: str | None = None,
 ) -> Answering:
     """Open a model for `generate`. `dtype` None: float32, or what a converted folder has."""
+    if goes_native(model, runtime, device, dtype):
+        opened = open_native(model, dtype, revision, must=must_be_native(runtime, dtype))
+        if opened is not None:
+            return natively(opened, prompts)
+    return by_torch(model, prompts, device, dtype, revision)
+
+
+def goes_native(model: str, runtime: str, device: str, dtype: str | None, doing: str = "answering") -> bool:
+    """Whether the native runtime is to do it and is there; where it is not, one line says so."""
     if runtime not in RUNTIMES:
         raise UserError(f"unknown runtime {runtime!r}; {nearest(runtime, RUNTIMES)}")
     if runtime == "native" and device not in NATIVE_DEVICES:
         raise UserError(f"the native runtime runs on the CPU, not on {device}; leave out --device or --runtime")
-    if runtime != "torch" and wants_native(model, runtime, device, dtype):
-        from deepnarrow.runtime.native import NotBuiltError, library
+    if runtime == "torch" or not wants_native(model, runtime, device, dtype):
+        return False
+    from deepnarrow.runtime.native import NotBuiltError, library
 
-        try:
-            library()
-        except NotBuiltError as why:
-            if runtime == "native" or dtype == INT8:
-                raise UserError(f"the native runtime is not there: {why}") from None
-            say(f"answering with PyTorch, since the native runtime is not there: {why}")
-        else:
-            found = natively(model, prompts, dtype, revision, must=runtime == "native" or dtype == INT8)
-            if found is not None:
-                return found
-    return by_torch(model, prompts, device, dtype, revision)
+    try:
+        library()
+    except NotBuiltError as why:
+        if must_be_native(runtime, dtype):
+            raise UserError(f"the native runtime is not there: {why}") from None
+        say(f"{doing} with PyTorch, since the native runtime is not there: {why}")
+        return False
+    return True
+
+
+def must_be_native(runtime: str, dtype: str | None) -> bool:
+    """Whether PyTorch may not take the native runtime's place."""
+    return runtime == "native" or dtype == INT8
 
 
 def wants_native(model: str, runtime: str, device: str, dtype: str | None) -> bool:
@@ -105,24 +120,43 @@ def say(line: str) -> None:
     print(f"deepnarrow: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 
-def natively(
-    model: str, prompts: Sequence[str], dtype: str | None, revision: str | None, *, must: bool
-) -> Answering | None:
-    """The model in the native runtime; None where it cannot be kept converted and PyTorch may answer instead."""
+class Native(NamedTuple):
+    """A model opened in the native runtime."""
+
+    engine: "NativeEngine"
+    tokenizer: "Tokenizer"
+    origin: str
+    file: Path
+    own: "np.ndarray | None"  # the soft prompt [P, D] that its folder holds, which the engine does not know of
+
+
+def open_native(
+    model: str | Path,
+    dtype: str | None,
+    revision: str | None = None,
+    *,
+    must: bool,
+    doing: str = "answering",
+    encoder: bool = False,
+) -> Native | None:
+    """Open a model in the native runtime; None where it cannot be kept converted and PyTorch may take its place.
+
+    With `encoder` a model with a head is welcome, of which the head is left out.
+    """
     from deepnarrow.hub.native import native_folder
     from deepnarrow.runtime.folder import mark_checked, prompt_in, state_of, was_checked
     from deepnarrow.runtime.format import NAME
     from deepnarrow.runtime.native import open_engine
-    from deepnarrow.runtime.search import generate_each
     from deepnarrow.text.piece_index import open_indexed
     from deepnarrow.text.tokenizer import load_if_any
 
+    told = say if sys.stderr.isatty() else None
     try:
-        found = native_folder(model, dtype, revision=revision, say=say if sys.stderr.isatty() else None)
+        found = native_folder(model, dtype, revision=revision, say=told, encoder=encoder)
     except OSError as error:
         if must:
             raise
-        say(f"answering with PyTorch, since the model cannot be kept converted: {error} (DEEPNARROW_CACHE says where)")
+        say(f"{doing} with PyTorch, since the model cannot be kept converted: {error} (DEEPNARROW_CACHE says where)")
         return None
     tokenizer = with_tokenizer(open_indexed(found.folder) or load_if_any(found.folder), found.origin)
     file, state = found.folder / NAME, state_of(found.folder / NAME)
@@ -135,8 +169,14 @@ def natively(
             f"{found.folder}: the tokenizer has {tokenizer.size:,} ids but the model only {engine.shape.vocab:,} rows "
             "of embedding, so the two do not belong together"
         )
-    own = prompt_in(found.folder, engine.shape)
-    vectors = prompt_vectors(prompts, file, found.origin) if prompts else []
+    return Native(engine, tokenizer, found.origin, file, prompt_in(found.folder, engine.shape))
+
+
+def natively(opened: Native, prompts: Sequence[str]) -> Answering:
+    from deepnarrow.runtime.search import generate_each
+
+    engine, tokenizer, origin, file, own = opened
+    vectors = prompt_vectors(prompts, file, origin) if prompts else []
 
     def each(
         inputs: Sequence[Sequence[int]], search: "AnySearch", *, prompts: Sequence[Any] | None, **rest: Any
@@ -144,7 +184,7 @@ def natively(
         given = [own] * len(inputs) if prompts is None and own is not None else prompts
         return generate_each(engine, inputs, search, eos=tokenizer.eos, prompts=given, **rest)
 
-    return Answering(tokenizer, found.origin, each, vectors, lambda: engine, own)
+    return Answering(tokenizer, origin, each, vectors, lambda: engine, own)
 
 
 def prompt_vectors(names: Sequence[str], file: Path, origin: str) -> list[Any]:

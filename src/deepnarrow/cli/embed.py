@@ -10,8 +10,7 @@ from deepnarrow.cli.generating import read_texts
 from deepnarrow.errors import UserError
 
 if TYPE_CHECKING:
-    from deepnarrow.model.folder import Opened
-    from deepnarrow.model.heads import OpenedHead
+    from deepnarrow.cli.embedding import Embedding
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -21,7 +20,9 @@ SCORES = ("score", "label", "similarity")
 
 @app.command()
 def embed(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a Hugging Face folder, or a hub name.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, a converted or Hugging Face folder, a hub name.")
+    ],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text to embed.")] = None,
     file: Annotated[str | None, typer.Option(metavar="FILE", help="Texts, one a line; - is standard input.")] = None,
     similarity: Annotated[
@@ -37,19 +38,24 @@ def embed(
         int | None, typer.Option(metavar="N", help="Cut texts to N tokens. Default: the head's, else 512.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, or int8 (native).  [default: float32, or as converted]")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="auto (native on a CPU, where it was built), native or torch.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Embed texts: the mean of the encoder's output over the tokens, in the order of the texts.
 
     Without --out each vector is a line of JSON. A plain model's vectors were not trained to be compared; `finetune
-    --head embed` trains them on pairs of texts that belong together.
+    --head embed` trains them on pairs of texts that belong together. On a CPU the native runtime computes them, with
+    the same numbers; a MODEL that is not converted is, when it is first used, and kept.
 
     \b
     Example:
       deepnarrow embed runs/vectors "who wrote hamlet?"
       deepnarrow embed runs/vectors --file titles.txt --out titles.npy
       deepnarrow embed runs/vectors --similarity stsb.jsonl
+      deepnarrow embed runs/vectors --file titles.txt --out titles.npy --dtype bfloat16
     """
     if similarity is not None and (text is not None or file is not None or out is not None):
         raise UserError("--similarity reads rows of its own; give it without TEXT, --file and --out")
@@ -58,14 +64,14 @@ def embed(
     if input_length is not None and input_length < 2:
         raise UserError(f"--input-length must be at least 2, not {input_length}")
     texts = read_texts(text, file) if similarity is None else []
-    opened = open_any(model, device, dtype)
+
+    from deepnarrow.cli.embedding import ready
+
+    opened = ready(model, runtime=runtime, device=device, dtype=dtype)
     if similarity is not None:
         on_rows(opened, similarity, as_json=as_json)
         return
-
-    from deepnarrow.model.encoding import embed as vectors_of
-
-    vectors = vectors_of(opened, texts, normalise=normalise, input_tokens=input_length, progress=len(texts) > 1)
+    vectors = opened.vectors(texts, normalise=normalise, input_tokens=input_length, progress=len(texts) > 1)
     if out is None:
         for row in vectors.tolist():
             print(json.dumps([round(number, 7) for number in row]))
@@ -83,19 +89,9 @@ def embed(
     print(json.dumps(said) if as_json else f"{out}: {len(vectors):,} vectors of {vectors.shape[1]}, by {opened.origin}")
 
 
-def open_any(model: str, device: str, dtype: str) -> "Opened | OpenedHead":
-    from deepnarrow.model.folder import find, open_model, resolve_device, resolve_dtype
-    from deepnarrow.model.heads import is_head, open_head
-
-    where, kind = resolve_device(device), resolve_dtype(dtype)
-    if is_head(find(model).folder):
-        return open_head(model, device=where, dtype=kind)
-    return open_model(model, device=where, dtype=kind)
-
-
-def on_rows(opened: "Opened | OpenedHead", path: Path, *, as_json: bool) -> None:
+def on_rows(opened: "Embedding", path: Path, *, as_json: bool) -> None:
     """How the angles between two texts' vectors follow the scores that people gave."""
-    from deepnarrow.measure.heads import similarity
+    from deepnarrow.measure.likeness import similarity
     from deepnarrow.tasks import column, text
     from deepnarrow.text import sources
 
@@ -108,7 +104,8 @@ def on_rows(opened: "Opened | OpenedHead", path: Path, *, as_json: bool) -> None
     if len(rows) < 3:
         raise UserError(f"{path} holds {len(rows)} rows; a correlation needs three or more")
     firsts, seconds, scores = zip(*rows, strict=True)
-    found = similarity(opened, firsts, seconds, scores, progress=True)
+    left, right = (opened.vectors(side, normalise=True, progress=True) for side in (firsts, seconds))
+    found = similarity(left, right, scores)
     if as_json:
         print(json.dumps({"model": opened.origin, "data": path.name, "spearman": found._asdict()}))
         return

@@ -21,6 +21,7 @@ from deepnarrow import __version__
 from deepnarrow.errors import UserError, nearest
 from deepnarrow.files import read_json, whole_folder, write_json
 from deepnarrow.model import hub_files
+from deepnarrow.model.head_file import is_head
 from deepnarrow.model.places import Found, find
 from deepnarrow.runtime import format
 from deepnarrow.runtime.folder import PROMPT, cache, is_native, mark_checked, save_prompt, state_of
@@ -113,13 +114,15 @@ def native_folder(
     *,
     revision: str | None = None,
     say: Callable[[str], None] | None = None,
+    encoder: bool = False,
 ) -> Found:
     """The converted folder of any model: itself if it is one, else the one in the cache, made if it is not there.
 
     precision   float32 (the default), bfloat16 or int8; a converted folder has its own, and another is a `UserError`
     say         told in one line when a model has to be converted first
+    encoder     whether the encoder is enough: of one with a head it is what is converted, else that is a `UserError`
 
-    torch is imported only then. Not for encoders with a head.
+    torch is imported only where something has to be converted.
     """
     found = find(name, revision)
     if is_native(found.folder):
@@ -130,7 +133,8 @@ def native_folder(
         return found
     precision = precision or "float32"
     check_precision(precision)
-    refuse_head(found.folder, found.origin)
+    if not encoder:
+        refuse_head(found.folder, found.origin)
     wanted = made_from(found.folder, precision)
     entry = cache() / entry_name(found.folder, precision)
     if is_fresh(entry, wanted):
@@ -139,17 +143,25 @@ def native_folder(
         return Found(entry, found.origin)
     with alone(entry.parent):
         if not is_fresh(entry, wanted):  # another process may have made it meanwhile
-            from deepnarrow.model.folder import open_model
-
             if say:
                 say(f"converting {found.origin} for the native runtime, once ({precision}, into {entry})")
-            write_folder(open_model(name, revision=revision), entry, precision, wanted)
+            write_folder(opened_whole(name, found, revision), entry, precision, wanted)
             prune(entry)
     return Found(entry, found.origin)
 
 
+def opened_whole(name: str | Path, found: Found, revision: str | None) -> "Opened":
+    """A model opened for conversion; of an encoder with a head the encoder."""
+    from deepnarrow.model.folder import Opened, open_model, read_model, read_tokenizer
+
+    if not is_head(found.folder):
+        return open_model(name, revision=revision)
+    model = read_model(found.folder)
+    return Opened(model.eval(), read_tokenizer(found.folder), model.shape, found.origin)
+
+
 def refuse_head(folder: Path, origin: str) -> None:
-    if (folder / "head.json").is_file():
+    if is_head(folder):
         raise UserError(
             f"{origin} is an encoder with a head, which writes no text and has no native format: score it with "
             "`deepnarrow evaluate`, get vectors with `deepnarrow embed`, or export it to hf or sentence-transformers"

@@ -18,11 +18,9 @@ from deepnarrow.errors import UserError
 from deepnarrow.measure.confidence import label_scores
 from deepnarrow.measure.evaluate import Answers, Evaluation, Prediction, baseline, encode, predicted, scores_of
 from deepnarrow.model.encoding import embed, probabilities, tags
-from deepnarrow.model.folder import Opened
 from deepnarrow.model.heads import OpenedHead
 from deepnarrow.tasks import Pair, Task
-from deepnarrow.tasks.correlation import RANKS
-from deepnarrow.tasks.significance import Interval, interval
+from deepnarrow.tasks.significance import interval
 
 SEARCH = {"classify": "a head's likeliest label", "tag": "a head's likeliest tags", "embed": "the nearest vector"}
 MOST_AT_ONCE = 2**24  # cosines in memory at a time
@@ -163,20 +161,3 @@ def ranked(asked_ND: np.ndarray, kept_MD: np.ndarray, own: Sequence[Sequence[int
             others = np.delete(row, list(own[place]))
             ranks[place] = 1 + int((others >= best).sum())
     return nearest, ranks
-
-
-def similarity(
-    opened: Opened | OpenedHead,
-    firsts: Sequence[str],
-    seconds: Sequence[str],
-    scores: Sequence[float],
-    *,
-    seed: int = 0,
-    samples: int = 1000,
-    progress: bool = False,
-) -> Interval:
-    """Spearman's correlation, in percent, of the cosine of two texts' vectors with how alike people found them."""
-    vectors = [embed(opened, list(side), normalise=True, progress=progress) for side in (firsts, seconds)]
-    cosines = (vectors[0].astype(np.float64) * vectors[1]).sum(axis=1)
-    rows = np.stack([cosines, np.asarray(scores, np.float64)], axis=1)
-    return interval(rows, RANKS, samples=samples, seed=seed)

@@ -21,11 +21,11 @@ from deepnarrow.model.heads import Headed, OpenedHead, mean_of, plain
 from deepnarrow.model.inference import PIECE, batches_by_length, check_rows, inference, pad
 from deepnarrow.model.t5 import PAD, T5
 from deepnarrow.progress import progress as show_progress
+from deepnarrow.runtime.vectors import PLAIN_TOKENS
 from deepnarrow.text.tokenizer import Tokenizer
 from deepnarrow.text.words import rows_of_words
 
 TOKENS = {"cpu": PIECE, "cuda": 16384}  # of one batch, padding included; on a CPU what stays in its cache
-PLAIN_TOKENS = 512  # longest text for an encoder that nothing says otherwise of
 
 
 class Tagged(NamedTuple):

@@ -14,18 +14,19 @@ head.safetensors holds `linear.weight` [C, D] and `linear.bias` [C]; an embeddin
 Shape key   B batch   L length   D d_model   C labels
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepnarrow.errors import UserError, nearest
-from deepnarrow.files import read_json, whole_folder, write_json
+from deepnarrow.errors import UserError
+from deepnarrow.files import whole_folder, write_json
 from deepnarrow.model.folder import Opened, check_replaceable, find, read_model, read_tokenizer, save_model
+from deepnarrow.model.head_file import FILE, FORMAT, KINDS, Head, head_in, is_head
 from deepnarrow.model.init import stream
 from deepnarrow.model.layers import dropped
 from deepnarrow.model.lora import adapted
@@ -34,39 +35,12 @@ from deepnarrow.model.tensors import read_file
 from deepnarrow.shapes import Shape
 from deepnarrow.text.tokenizer import Tokenizer
 
-KINDS = ("classify", "tag", "embed")
-FORMAT = 1
-FILE, WEIGHTS = "head.json", "head.safetensors"
+__all__ = [
+    "FILE", "KINDS", "WEIGHTS", "Head", "Headed", "OpenedHead", "as_vectors", "encoder_shape", "encoder_state",
+    "is_head", "mean_of", "open_head", "plain", "read_head", "save_head", "with_head",
+]  # fmt: skip
 
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """What stands on the encoder, and how texts are read for it; head.json holds just this.
-
-    >>> Head(kind="classify", labels=("no",))
-    Traceback (most recent call last):
-    deepnarrow.errors.UserError: a head that classifies needs two labels or more, not 1
-    """
-
-    kind: str  # one of KINDS
-    labels: tuple[str, ...] = ()  # in the order of the logits; none for vectors
-    normalise: bool = False  # vectors of length 1
-    input_tokens: int = 512  # longest text, EOS included; longer ones are cut, tagged ones are read in parts
-    task: str | None = None  # what it was trained on
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"unknown head {self.kind!r}; {nearest(self.kind, KINDS)}")
-        if self.kind == "embed":
-            if self.labels:
-                raise UserError("a head that embeds has no labels")
-        elif len(set(self.labels)) < 2 or len(set(self.labels)) != len(self.labels):
-            raise UserError(
-                f"a head that {'classifies' if self.kind == 'classify' else 'tags'} needs two labels or more, not "
-                f"{len(set(self.labels))}"
-            )
-        if self.input_tokens < 2:
-            raise UserError(f"input_tokens must be at least 2, a token and the end mark, not {self.input_tokens}")
+WEIGHTS = "head.safetensors"
 
 
 class Headed(nn.Module):
@@ -193,13 +167,9 @@ def open_head(
     return OpenedHead(model.to(device).eval(), tokenizer, model.head, model.shape, found.origin)
 
 
-def is_head(folder: Path) -> bool:
-    return (folder / FILE).is_file()
-
-
 def read_head(folder: Path, *, dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> Headed:
     """The encoder and head in a folder, on the CPU."""
-    head = head_from_json(read_json(folder / FILE), where=str(folder / FILE))
+    head = head_in(folder)
     body = read_model(folder, dtype=dtype, dropout=dropout)
     if body.shape.decoder_layers:
         raise UserError(f"{folder} holds a {body.shape}, but {FILE} belongs to an encoder alone; was it put there?")
@@ -231,16 +201,3 @@ def save_head(model: Headed, tokenizer: Tokenizer | None, folder: Path) -> None:
             }
             save_file(own, temporary / WEIGHTS, metadata={"format": "pt"})
         write_json(temporary / FILE, {"format": FORMAT, **asdict(model.head)})
-
-
-def head_from_json(values: Any, *, where: str) -> Head:
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise UserError(f"{where} is not a head of format {FORMAT}; was it written by another version?")
-    known = [field.name for field in fields(Head)]
-    given = {name: value for name, value in values.items() if name != "format"}
-    for name in given:
-        if name not in known:
-            raise UserError(f"{where} has the unknown key {name!r}; {nearest(name, known)}")
-    if "kind" not in given or not isinstance(given.get("labels", []), list):
-        raise UserError(f"{where} must name the head's kind and list its labels")
-    return Head(**{**given, "labels": tuple(given.get("labels", []))})
