@@ -12,6 +12,11 @@ from typing import Any
 from deepnarrow.errors import UserError
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $DEEPNARROW_CACHE, else ~/.cache/deepnarrow."""
+    return Path(os.environ.get("DEEPNARROW_CACHE") or Path.home() / ".cache" / "deepnarrow")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` so that a reader sees the old file or the new one, never a part of either."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,13 @@
 """The built-in text is English prose, enough of it, and none of it twice. Read from the real standard library."""
 
+import json
+import os
 import re
 import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -19,10 +22,8 @@ def found() -> list[tuple[str, str]]:
 
 
 def test_there_is_enough_and_it_comes_soon() -> None:
-    for cached in (builtin.spoken_library, builtin._documents):
-        cached.cache_clear()
     began = time.process_time()
-    found = list(builtin.documents())
+    found = builtin.read(builtin.library()).documents
     assert time.process_time() - began < 30.0, "about 1.5 s on one core of 2024, alone"
     assert 1_000_000 < sum(len(text.encode()) for text, _ in found) < 4_000_000
     assert len(found) > 4000
@@ -58,7 +59,7 @@ def test_sources_name_modules_and_leave_out_tests(found: list[tuple[str, str]]) 
 def test_the_order_is_the_same_in_another_process(found: list[tuple[str, str]]) -> None:
     script = (
         "import hashlib; from deepnarrow.text import builtin\n"
-        "print(hashlib.sha256(repr(list(builtin.documents())).encode()).hexdigest())"
+        "print(hashlib.sha256(repr(builtin.read(builtin.library()).documents).encode()).hexdigest())"
     )
     import hashlib
 
@@ -136,7 +137,57 @@ def test_comments() -> None:
     assert builtin.paragraphs(spoken.text) == ["One line, and then another one, and a third one of the same comment."]
 
 
-def test_without_sources_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(builtin.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+def test_without_sources_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no standard library with sources"):
-        builtin.spoken_library.__wrapped__()
+        builtin.read(tmp_path)
+
+
+def test_what_was_read_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Read once for all processes; read again where the file is damaged, made of other sources, or not writable."""
+    true, times = builtin.prose(), []
+    monkeypatch.setattr(builtin, "read", lambda root: times.append(root) or true)
+    monkeypatch.setenv("DEEPNARROW_CACHE", str(tmp_path))
+    afresh = builtin.prose.__wrapped__
+    assert afresh() == afresh() == true
+    assert len(times) == 1
+    (file,) = tmp_path.rglob("*.json")
+    whole = file.read_text("utf-8")
+    changed = json.dumps({**json.loads(whole), "made_from": "other sources"})
+    for wrong in ("", whole[:-1], "[]", "{}", '{"made_from": 1}', changed):
+        file.write_text(wrong, "utf-8")
+        times.clear()
+        assert afresh() == afresh() == true
+        assert len(times) == 1
+        assert file.read_text("utf-8") == whole
+    monkeypatch.setenv("DEEPNARROW_CACHE", str(file))  # a file where a folder should be
+    times.clear()
+    assert afresh() == afresh() == true
+    assert len(times) == 2
+
+
+def test_a_changed_library_is_another(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "one.py").write_text('"""Said."""\n')
+    states = [builtin.state_of(tmp_path)]
+    (tmp_path / "package" / "one.txt").write_text("not a source")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "left_out.py").write_text('"""Not read."""\n')
+    assert builtin.state_of(tmp_path) == states[0]
+    (tmp_path / "package" / "two.py").write_text('"""Said."""\n')
+    states.append(builtin.state_of(tmp_path))
+    (tmp_path / "package" / "one.py").write_text('"""Said otherwise."""\n')
+    states.append(builtin.state_of(tmp_path))
+    os.utime(tmp_path / "package" / "two.py", ns=(1, 1))
+    states.append(builtin.state_of(tmp_path))
+    (tmp_path / "package" / "two.py").rename(tmp_path / "two.py")
+    states.append(builtin.state_of(tmp_path))
+    assert len(set(states)) == 5
+
+
+def test_the_order_is_that_of_the_parts(tmp_path: Path) -> None:
+    names = ["a/b.py", "a-b.py", "a.py", "b/test/x.py", "config-3/x.py", "b/config-3/x.py", "_sysconfigdata_x.py"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in builtin.modules(tmp_path)]
+    assert found == ["a/b.py", "a-b.py", "a.py", "b/config-3/x.py"]

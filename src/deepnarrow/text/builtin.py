@@ -5,14 +5,21 @@ comments of three lines and more. Nothing is imported but the topics; the rest i
 wheels and generated tables are left out. Text is cleaned into paragraphs: doctests, code, tables and most reST markup
 go, and a paragraph that was seen before is not given again. CPython 3.11 yields 2.0 MB. The order is fixed; the text
 depends on the Python version alone, which a run records.
+
+Reading takes seconds, so what was read is kept: in $DEEPNARROW_CACHE/builtin, or ~/.cache/deepnarrow/builtin, one file
+for each standard library, with what it was made of (this Python, this file, and the size and time of every source).
+Where one of these has changed, it is read anew.
 """
 
 import ast
 import gc
+import json
+import os
 import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from inspect import cleandoc
@@ -21,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deepnarrow.errors import UserError
+from deepnarrow.files import cache_folder, read_json, write_text
 
 LEFT_OUT = {
     "test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "turtledemo", "_bundled", "encodings",
@@ -58,25 +66,24 @@ class Spoken(NamedTuple):
     text: str
 
 
+class Prose(NamedTuple):
+    """All that is drawn from the library. A document is its text and its source ("json.decoder:JSONDecoder")."""
+
+    documents: list[tuple[str, str]]
+    training: list[tuple[str, str]]
+    records: list[dict[str, str]]
+
+
 def documents() -> Iterator[tuple[str, str]]:
-    """Cleaned text and source ("json.decoder:JSONDecoder"), in a fixed order, no paragraph twice."""
-    yield from _documents()
+    """Cleaned text and source, in a fixed order, no paragraph twice."""
+    yield from prose().documents
 
 
 def training_documents() -> Iterator[tuple[str, str]]:
     """The same for a model that will be judged on `validation` or `test`: without what falls to them, and without a
     paragraph that they share with a text of `train`, as the functions of one family often do.
     """
-    judged = {
-        key(one)
-        for spoken in spoken_library()
-        if split_of(source(spoken)) != "train"
-        for one in paragraphs(spoken.text)
-    }
-    for text, name in _documents():
-        kept = [paragraph for paragraph in text.split("\n\n") if key(paragraph) not in judged]
-        if kept and split_of(name) == "train":
-            yield "\n\n".join(kept), name
+    yield from prose().training
 
 
 def key(paragraph: str) -> str:
@@ -113,60 +120,89 @@ def records() -> Iterator[dict[str, str]]:
          "summary": "Remove any common leading whitespace from every line in text.",
          "body": "This can be used to make triple-quoted strings line up with the left edge of the display, ..."}
     """
-    yield from ({**record} for record in _records())
+    yield from ({**record} for record in prose().records)
 
 
 @cache
-def _documents() -> tuple[tuple[str, str], ...]:
+def prose() -> Prose:
+    """What the library yields: from the cache, if it was made of the same, else read and kept there."""
+    root = library()
+    made_from = state_of(root)
+    file = cache_folder() / "builtin" / f"{digest(str(root))[:16]}.json"
+    with suppress(UserError, OSError, KeyError, TypeError, ValueError):  # absent, or not as it was written
+        held = read_json(file)
+        if held["made_from"] == made_from:
+            documents, training = ([(text, name) for text, name in held[which]] for which in ("documents", "training"))
+            return Prose(documents, training, held["records"])
+    found = read(root)
+    with suppress(OSError):  # a cache that cannot be written costs time alone
+        write_text(file, json.dumps({"made_from": made_from, **found._asdict()}))
+    return found
+
+
+def library() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def state_of(root: Path) -> str:
+    """A digest of all that the prose depends on."""
+    named = [(path, path.relative_to(root).as_posix()) for path in (*modules(root), root / "pydoc_data" / "topics.py")]
+    known = [(name, (found := path.stat()).st_size, found.st_mtime_ns) for path, name in named if path.is_file()]
+    return digest(json.dumps([sys.version, digest(Path(__file__).read_text("utf-8")), known]))
+
+
+def read(root: Path) -> Prose:
+    """Everything anew. The paragraphs of each text are found once, for all three of its uses."""
+    library = [(spoken, paragraphs(spoken.text)) for spoken in spoken_library(root)]
+    judged = {key(one) for spoken, found in library if split_of(source(spoken)) != "train" for one in found}
     seen: set[str] = set()
-    found = []
-    for spoken in spoken_library():
+    documents, training = [], []
+    for spoken, found in library:
         fresh = []
-        for paragraph in paragraphs(spoken.text):
+        for paragraph in found:
             if key(paragraph) not in seen:
                 seen.add(key(paragraph))
                 fresh.append(paragraph)
         if fresh:
-            found.append(("\n\n".join(fresh), source(spoken)))
-    return tuple(found)
+            documents.append(("\n\n".join(fresh), source(spoken)))
+            kept = [paragraph for paragraph in fresh if key(paragraph) not in judged]
+            if kept and split_of(source(spoken)) == "train":
+                training.append(("\n\n".join(kept), source(spoken)))
+    return Prose(documents, training, summarised(spoken for spoken, _ in library))
 
 
-@cache
-def _records() -> tuple[dict[str, str], ...]:
+def summarised(library: Iterable[Spoken]) -> list[dict[str, str]]:
+    """The `records` among what is said."""
     seen: set[str] = set()
     found = []
-    for spoken in spoken_library():
+    for spoken in library:
         if spoken.kind in ("topic", "comment"):
             continue
         first, blank, rest = (*spoken.text.split("\n", 2), "", "")[:3]
         summary = unmarked(first.strip())
-        body = "\n\n".join(paragraphs(rest))
-        enough = 4 <= len(summary.split()) <= 30 and len(body.split()) >= 12
-        if blank.strip() or not enough or not summary[0].isalpha() or not is_prose(summary, least=4):
+        if blank.strip() or not 4 <= len(summary.split()) <= 30:
             continue
-        if summary in body or {summary.lower(), body.lower()} & seen:
+        if not summary[0].isalpha() or not is_prose(summary, least=4):
+            continue
+        body = "\n\n".join(paragraphs(rest))
+        if len(body.split()) < 12 or summary in body or {summary.lower(), body.lower()} & seen:
             continue
         seen |= {summary.lower(), body.lower()}
         package = spoken.module.split(".")[0]
         found.append({"module": spoken.module, "package": package, "name": spoken.name, "kind": spoken.kind})
         found[-1] |= {"summary": summary, "body": body}
-    return tuple(found)
+    return found
 
 
-@cache
-def spoken_library() -> tuple[Spoken, ...]:
+def spoken_library(root: Path) -> list[Spoken]:
     """Everything the standard library says, as written."""
-    root = Path(sysconfig.get_paths()["stdlib"])
     found = list(topics())
     collecting = gc.isenabled()
     gc.disable()  # syntax trees are many small objects without cycles: collecting them takes most of the time
     try:
-        for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).parts):
-            inside = path.relative_to(root)
-            if not LEFT_OUT.intersection(inside.parts) and not inside.parts[0].startswith(
-                ("config-", "_sysconfigdata")
-            ):
-                found += file_says(path, ".".join(inside.with_suffix("").parts).removesuffix(".__init__"))
+        for path in modules(root):
+            name = ".".join(path.relative_to(root).with_suffix("").parts)
+            found += file_says(path, name.removesuffix(".__init__"))
     finally:
         if collecting:
             gc.enable()
@@ -175,7 +211,17 @@ def spoken_library() -> tuple[Spoken, ...]:
             f"builtin:python finds no standard library with sources under {root} (Python {sys.version.split()[0]}); "
             "give a text file or folder instead"
         )
-    return tuple(found)
+    return found
+
+
+def modules(root: Path) -> list[Path]:
+    """The library's own files, in the order of their paths' parts. Folders that are left out are not entered."""
+    found = []
+    for folder, inside, files in os.walk(root):
+        inside[:] = [name for name in inside if name not in LEFT_OUT]
+        found += [Path(folder, name) for name in files if name.endswith(".py")]
+    named = sorted((path.relative_to(root).parts, path) for path in found)
+    return [path for parts, path in named if not parts[0].startswith(("config-", "_sysconfigdata"))]
 
 
 def topics() -> Iterator[Spoken]:
