@@ -97,6 +97,7 @@ def test_a_classifier_from_flag_to_comparison(model: Path, data: Path, tmp_path:
     assert "100.00" in said
     assert "judged by different protocols: a head's likeliest label; likelihood of each label" in said
     assert "is an encoder with a head, which writes no text" in refused(capsys, "generate", out, "hello")
+    assert "has a head, which PyTorch runs" in refused(capsys, "evaluate", out, "--data", films, "--runtime", "native")
     assert "has a head, which answers in one pass" in refused(capsys, "evaluate", out, "--data", films, "--as-t5")
 
 

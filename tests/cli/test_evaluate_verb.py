@@ -11,10 +11,13 @@ from deepnarrow.measure.ledger import read
 from deepnarrow.model.folder import save_model
 from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
+from deepnarrow.runtime.native import NotBuiltError, usable
 from deepnarrow.shapes import parse
 from deepnarrow.text.tokenizer import ByteTokenizer
 
 SHAPE = "tiny-nl1-dm32-ff64-nh2-kv16-v384"
+RUNTIMES = ("native", "torch")
+built = pytest.mark.skipif(not usable(), reason="needs the native library, which was not built here")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,103 @@ def test_bfloat16_runs(folder: Path, rows: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["n"] == 9
 
 
+def answers(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text("utf-8").splitlines()]
+
+
+def scored(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    ended(*arguments, "--json")
+    return json.loads(capsys.readouterr().out)
+
+
+@built
+@pytest.mark.parametrize("how", [(), ("--beam", "3"), ("--likelihood",)], ids=["greedy", "beam", "likelihood"])
+@pytest.mark.parametrize("task", ["nq_open", "sst2"])
+def test_the_native_runtime_answers_as_pytorch(
+    folder: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, how: tuple[str, ...]
+) -> None:
+    if task == "sst2" and "--beam" in how:
+        how = (*how, "--as-t5")
+    split = "test" if task == "nq_open" else "validation"
+    common = (str(folder), "--task", task, "--data", str(rows), "--split", split, "--device", "cpu", *how)
+    ours, theirs = (
+        scored(capsys, *common, "--runtime", runtime, "--out", str(tmp_path / runtime)) for runtime in RUNTIMES
+    )
+    assert ours["runtime"].startswith("native float32 ")
+    assert theirs["runtime"] == "torch float32 cpu"
+    differ = {"runtime", "kept", "seconds", "more"}
+    assert {name: ours[name] for name in {*ours} - differ} == {name: theirs[name] for name in {*theirs} - differ}
+    for mine, wanted in zip(answers(Path(ours["kept"])), answers(Path(theirs["kept"])), strict=True):
+        assert mine["prediction"] == wanted["prediction"]
+        assert mine == {
+            name: {label: pytest.approx(share, abs=1e-4) for label, share in value.items()}
+            if name == "probabilities"
+            else pytest.approx(value, abs=1e-3)
+            if isinstance(value, float)
+            else value
+            for name, value in wanted.items()
+        }
+
+
+@built
+def test_which_runtime_answered_is_kept_and_heeded(
+    folder: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (str(folder), "--task", "sst2", "--data", str(rows), "--device", "cpu")
+    by_itself = scored(capsys, *common, "--ledger", str(tmp_path / "ledger.jsonl"))
+    assert by_itself["runtime"].startswith("native float32 ")
+    about = json.loads((Path(by_itself["kept"]) / "scores.json").read_text())
+    [record] = read(tmp_path / "ledger.jsonl")
+    assert about["runtime"] == record.extra["runtime"] == by_itself["runtime"]
+    assert about["dtype"] == record.extra["dtype"] == "float32"
+    parameters = sum(weight.numel() for weight in T5(parse(SHAPE)).parameters())
+    assert about["model"]["parameters"] == parameters
+
+    assert scored(capsys, *common, "--runtime", "native")["reused"]
+    assert not scored(capsys, *common, "--runtime", "torch")["reused"]  # it was asked for by name
+    again = scored(capsys, *common)
+    assert (again["reused"], again["runtime"]) == (True, "torch float32 cpu")  # either will do
+
+    small = scored(capsys, *common, "--dtype", "int8", "--ledger", str(tmp_path / "ledger.jsonl"))
+    assert small["runtime"].startswith("native int8 ")
+    assert Path(small["kept"]).name == "sst2.validation.native-int8"
+    assert dict(read(tmp_path / "ledger.jsonl")[-1].conditions) == {"dtype": "native int8"}
+    wide = scored(capsys, *common, "--dtype", "bfloat16")
+    assert wide["runtime"] == "torch bfloat16 cpu"  # where the runtimes may differ, only as asked for
+    wide = scored(capsys, *common, "--dtype", "bfloat16", "--runtime", "native")
+    assert (wide["reused"], wide["runtime"].split()[:2]) == (False, ["native", "bfloat16"])
+
+
+@built
+def test_a_converted_folder_is_judged_as_it_will_answer(
+    folder: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    with pytest.raises(SystemExit):
+        main(["export", str(folder), "--to", "native", "--precision", "int8", "--out", str(out)])
+    capsys.readouterr()
+    common = (str(out), "--task", "sst2", "--data", str(rows))
+    assert scored(capsys, *common)["runtime"].startswith("native int8 ")
+    assert scored(capsys, *common, "--runtime", "torch")["runtime"].startswith("torch float32 ")
+    assert "was converted to int8" in refused(capsys, *common, "--runtime", "native", "--dtype", "float32")
+    ended(*common, "--check-batch", "--runtime", "native")
+
+
+def test_without_the_library_pytorch_judges_and_one_line_says_so(
+    folder: Path, rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise NotBuiltError("it was not built")
+
+    monkeypatch.setattr("deepnarrow.runtime.native.library", missing)
+    common = (str(folder), "--task", "sst2", "--data", str(rows), "--device", "cpu")
+    ended(*common, "--json")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["runtime"] == "torch float32 cpu"
+    assert err == "deepnarrow: evaluating with PyTorch, since the native runtime is not there: it was not built\n"
+    assert "the native runtime is not there" in refused(capsys, *common, "--runtime", "native")
+
+
 def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     ended("--list")
     out = capsys.readouterr().out
@@ -127,4 +227,9 @@ def test_mistakes(folder: Path, rows: Path, tmp_path: Path, capsys: pytest.Captu
     assert "batch" in refused(capsys, model, "--task", "sst2", "--batch", "0", *data)
     assert "limit" in refused(capsys, model, "--task", "sst2", "--limit", "0", *data)
     assert "column answers or answer" in refused(capsys, model, "--task", "nq_open", *data)
+    assert "did you mean native" in refused(capsys, model, "--task", "sst2", "--runtime", "nativ", *data)
+    assert "int8 is a precision of the native runtime" in refused(
+        capsys, model, "--task", "sst2", "--runtime", "torch", "--dtype", "int8", *data
+    )
+    assert "a corpus is predicted by PyTorch" in refused(capsys, model, "--corpus", model, "--runtime", "native")
     assert "unknown device" in refused(capsys, model, "--task", "sst2", "--device", "gpu", *data)

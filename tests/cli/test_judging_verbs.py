@@ -162,16 +162,16 @@ def test_the_batch_check(run: Run) -> None:
 
 
 def test_a_batch_that_decides_ends_with_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deepnarrow.measure.judging import invariance
+    from deepnarrow.measure.answerer import ByTorch
 
-    honest = invariance.rank
+    honest = ByTorch.rank
 
     def moody(model: Any, rows: list, choices: list, *, batch: int | None, progress: bool) -> Any:
         found = honest(model, rows, choices, batch=batch, progress=progress)
         return found if batch == 1 else found[:, ::-1]
 
-    monkeypatch.setattr(invariance, "rank", moody)
-    code, out, _ = run("evaluate", "short", "--check-batch", "--limit", 12)
+    monkeypatch.setattr(ByTorch, "rank", moody)
+    code, out, _ = run("evaluate", "short", "--check-batch", "--limit", 12, "--runtime", "torch")
     assert code == 1
     assert "12 of 12 answers depend on the batch" in out
 

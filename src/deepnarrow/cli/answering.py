@@ -63,10 +63,7 @@ def ready(
 
 def goes_native(model: str, runtime: str, device: str, dtype: str | None, doing: str = "answering") -> bool:
     """Whether the native runtime is to do it and is there; where it is not, one line says so."""
-    if runtime not in RUNTIMES:
-        raise UserError(f"unknown runtime {runtime!r}; {nearest(runtime, RUNTIMES)}")
-    if runtime == "native" and device not in NATIVE_DEVICES:
-        raise UserError(f"the native runtime runs on the CPU, not on {device}; leave out --device or --runtime")
+    check_runtime(runtime, device)
     if runtime == "torch" or not wants_native(model, runtime, device, dtype):
         return False
     from deepnarrow.runtime.native import NotBuiltError, library
@@ -79,6 +76,13 @@ def goes_native(model: str, runtime: str, device: str, dtype: str | None, doing:
         say(f"{doing} with PyTorch, since the native runtime is not there: {why}")
         return False
     return True
+
+
+def check_runtime(runtime: str, device: str) -> None:
+    if runtime not in RUNTIMES:
+        raise UserError(f"unknown runtime {runtime!r}; {nearest(runtime, RUNTIMES)}")
+    if runtime == "native" and device not in NATIVE_DEVICES:
+        raise UserError(f"the native runtime runs on the CPU, not on {device}; leave out --device or --runtime")
 
 
 def must_be_native(runtime: str, dtype: str | None) -> bool:
@@ -201,8 +205,7 @@ def by_torch(model: str, prompts: Sequence[str], device: str, dtype: str | None,
     from deepnarrow.model import decode
     from deepnarrow.model.folder import open_model, open_prompts, resolve_device, resolve_dtype
 
-    if dtype == INT8:
-        raise UserError("int8 is a precision of the native runtime; PyTorch runs in float32 or bfloat16")
+    refuse_int8(dtype)
     resolved = resolve_dtype(dtype or "float32")
     vectors: Sequence[Any] = []
     if prompts:  # they know their base by its weights as they were
@@ -223,6 +226,11 @@ def by_torch(model: str, prompts: Sequence[str], device: str, dtype: str | None,
         return cast("Engine", TorchEngine(opened.model, vocab_limit=tokenizer.size))
 
     return Answering(tokenizer, opened.origin, each, vectors, engine)
+
+
+def refuse_int8(dtype: str | None) -> None:
+    if dtype == INT8:
+        raise UserError("int8 is a precision of the native runtime; PyTorch runs in float32 or bfloat16")
 
 
 def with_tokenizer(tokenizer: "Tokenizer | None", origin: str) -> "Tokenizer":

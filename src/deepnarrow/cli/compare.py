@@ -34,7 +34,8 @@ def compare(
     again: judging.Again = False,
     seed: judging.Seed = 0,
     device: judging.Device = "auto",
-    dtype: judging.Dtype = "float32",
+    dtype: judging.Dtype = None,
+    runtime: judging.Runtime = "auto",
     as_json: judging.Json = False,
 ) -> None:
     """Compare models on the same items of a task, and say of every pair whether the difference is real.
@@ -52,7 +53,8 @@ def compare(
     """
     from deepnarrow.measure.judging.comparing import compared, system
 
-    systems = [system(run, device=device, dtype=dtype) for run in runs]
+    choose = judging.way_of(runtime=runtime, device=device, dtype=dtype)
+    systems = [system(run, choose) for run in runs]
     names = [one.name for one in systems]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{twice} is named twice; a model is compared with others")

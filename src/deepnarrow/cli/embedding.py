@@ -7,7 +7,7 @@ below it is what embeds.
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from deepnarrow.cli.answering import INT8, goes_native, must_be_native, open_native
+from deepnarrow.cli.answering import goes_native, must_be_native, open_native, refuse_int8
 from deepnarrow.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def by_torch(model: str, device: str, dtype: str | None) -> Embedding:
     from deepnarrow.model.folder import find, open_model, resolve_device, resolve_dtype
     from deepnarrow.model.heads import is_head, open_head
 
-    if dtype == INT8:
-        raise UserError("int8 is a precision of the native runtime; PyTorch runs in float32 or bfloat16")
+    refuse_int8(dtype)
     where, kind = resolve_device(device), resolve_dtype(dtype or "float32")
     opened = (open_head if is_head(find(model).folder) else open_model)(model, device=where, dtype=kind)
 

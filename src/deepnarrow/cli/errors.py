@@ -41,7 +41,8 @@ def errors(
     again: judging.Again = False,
     seed: judging.Seed = 0,
     device: judging.Device = "auto",
-    dtype: judging.Dtype = "float32",
+    dtype: judging.Dtype = None,
+    runtime: judging.Runtime = "auto",
     as_json: judging.Json = False,
 ) -> None:
     """Show what a model gets wrong: the worst items, scores by input length and by label, confusions, frequent answers.
@@ -56,7 +57,7 @@ def errors(
       deepnarrow errors runs/topic/evaluations/stdlib_topic.validation --json
     """
     found, of = look_up(
-        run, task, device, dtype, again=again,
+        run, task, runtime, device, dtype, again=again,
         split=split, data=data, limit=limit, batch=batch, beam=beam, as_t5=as_t5, likelihood=likelihood, seed=seed,
     )  # fmt: skip
     from deepnarrow.measure.judging.errors import errors as look_into
@@ -72,7 +73,7 @@ def errors(
 
 
 def look_up(
-    run: str, task: str | None, device: str, dtype: str, *, again: bool, **settings: Any
+    run: str, task: str | None, runtime: str, device: str, dtype: str | None, *, again: bool, **settings: Any
 ) -> "tuple[Kept, Task]":
     """The evaluation named, or that of a model, and its task."""
     from deepnarrow.measure.judging import kept
@@ -88,7 +89,7 @@ def look_up(
         return found, of
     if seeds := seeds_in(run):
         raise UserError(f"{run} holds {len(seeds)} runs; name one of them, such as {seeds[0]}")
-    one = subject(run, device=device, dtype=dtype)
+    one = subject(run, judging.way_of(runtime=runtime, device=device, dtype=dtype))
     chosen = judging.chosen_tasks(one, task, None)
     if len(chosen) > 1:
         raise UserError(f"{run} has several tasks; name one: --task {' or '.join(each.name for each in chosen)}")

@@ -56,7 +56,8 @@ def evaluate(
     ledger: Annotated[Path | None, typer.Option(metavar="FILE", help="Add the scores to this ledger.")] = None,
     seed: judging.Seed = 0,
     device: judging.Device = "auto",
-    dtype: judging.Dtype = "float32",
+    dtype: judging.Dtype = None,
+    runtime: judging.Runtime = "auto",
     show_list: Annotated[bool, typer.Option("--list", help="List the tasks and stop.")] = False,
     as_json: judging.Json = False,
 ) -> None:
@@ -64,8 +65,9 @@ def evaluate(
 
     A fine-tuned run is scored on its own task unless others are named. A task with labels is scored by which label the
     model finds likeliest, any other by what it generates. Every answer is kept in RUN/evaluations (of a model that is
-    no run, in ./evaluations); the same evaluation is not made twice. A corpus is scored by how well the model predicts
-    what an objective hides: loss per token, and bits per byte.
+    no run, in ./evaluations); the same evaluation is not made twice. On a CPU the native runtime answers where its
+    answers are those of PyTorch, in float32; another --dtype is scored with --runtime native. A corpus is scored by how
+    well the model predicts what an objective hides: loss per token, and bits per byte.
 
     \b
     Example:
@@ -73,6 +75,7 @@ def evaluate(
       deepnarrow evaluate runs/topic --split test
       deepnarrow evaluate runs/mixture --suite glue --data glue --as-t5
       deepnarrow evaluate google/t5-efficient-tiny --task squad --data squad/dev.jsonl --limit 200 --out answers.jsonl
+      deepnarrow evaluate runs/topic --split test --runtime native --dtype int8
       deepnarrow evaluate runs/wiki --corpus wiki/held_out --objective prefix_lm
     """
     if show_list:
@@ -84,15 +87,17 @@ def evaluate(
             "or a corpus (--corpus)"
         )
     if corpus is not None:
+        if runtime == "native":
+            raise UserError("a corpus is predicted by PyTorch; leave out --runtime native")
         on_corpus(
             model, corpus, objective, input_length, limit=limit, batch=32 if batch is None else batch, seed=seed,
-            device=device, dtype=dtype, as_json=as_json,
+            device=device, dtype=dtype or "float32", as_json=as_json,
         )  # fmt: skip
         return
     from deepnarrow.measure.judging.judge import judge
     from deepnarrow.measure.judging.subject import subject
 
-    one = subject(model, device=device, dtype=dtype)
+    one = subject(model, judging.way_of(runtime=runtime, device=device, dtype=dtype))
     requests = list(
         judging.wanted(
             judging.chosen_tasks(one, task, suite), split=split, data=data, limit=limit, batch=batch, beam=beam,
@@ -208,8 +213,13 @@ def add_to_ledger(ledger: Path, one: "Subject", request: "Wanted", found: "Judge
         shape=about["model"]["shape"],
         split=request.split,
         parameters=about["model"]["parameters"],
-        conditions=request.differences,
-        extra={"data": about["data"], "skipped": about["skipped"], "dtype": one.dtype},
+        conditions=request.differences | ({} if one.precision == one.way.dtype else {"dtype": one.precision}),
+        extra={
+            "data": about["data"],
+            "skipped": about["skipped"],
+            "dtype": about["dtype"],
+            "runtime": about["runtime"],
+        },
     )
     append(ledger, records)
 
@@ -226,6 +236,7 @@ def as_object(
         "split": request.split,
         "data": about["data"],
         "skipped": about["skipped"],
+        "runtime": about.get("runtime", "torch"),
         **scores_json(found.kept.evaluation),
         **({"without": {name: judging.as_numbers(row) for name, row in clean.items()}} if clean else {}),
         "kept": str(found.kept.folder),
@@ -264,7 +275,11 @@ def show(one: "Subject", request: "Wanted", found: "Judged", clean: "dict[str, I
 
 
 def notes(evaluation: "Evaluation", about: Any, found: "Judged") -> list[str]:
-    lines = [f"by {evaluation.search}", f"{evaluation.seconds:.1f} s", f"data: {about['data']}"]
+    lines = [
+        f"by {evaluation.search}",
+        f"{evaluation.seconds:.1f} s, computed by {about.get('runtime', 'torch')}",
+        f"data: {about['data']}",
+    ]
     lines += [f"{name}: {said}" for name, said in evaluation.signatures.items()]
     if evaluation.truncated:
         lines.append(f"inputs cut to the task's length: {evaluation.truncated:,}")

@@ -1,6 +1,6 @@
 """What `evaluate`, `compare` and `errors` have in common: the flags of an evaluation, and how numbers are set."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +11,10 @@ from deepnarrow.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from deepnarrow.measure.answerer import Answerer
     from deepnarrow.measure.judging.judge import Wanted
-    from deepnarrow.measure.judging.subject import Subject
+    from deepnarrow.measure.judging.subject import Subject, Way
+    from deepnarrow.model.heads import OpenedHead
     from deepnarrow.tasks import Task
     from deepnarrow.tasks.significance import Interval
 
@@ -41,7 +43,10 @@ AsT5 = Annotated[
 Again = Annotated[bool, typer.Option("--again", help="Evaluate anew what is kept.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the intervals' resamples.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16, or int8 (native).  [default: float32, or as converted]")
+]
+Runtime = Annotated[str, typer.Option(help="auto (native on a CPU in float32 or as converted), native or torch.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -57,6 +62,58 @@ def chosen_tasks(one: "Subject", task: str | None, suite: str | None) -> "list[T
     from deepnarrow.tasks import suites
 
     return [tasks.get(name) for name in suites.tasks_of(suites.get(suite))]
+
+
+def way_of(*, runtime: str, device: str, dtype: str | None) -> "Callable[[Path], Way]":
+    """How to run models that are judged, mistakes in the flags told first.
+
+    By itself the native runtime is taken where PyTorch would give the same answers, in float32, and for what was
+    converted, in its own precision; in another precision and for heads where it is asked for.
+    """
+    from deepnarrow.cli import answering
+    from deepnarrow.measure.judging.subject import NATIVE, TORCH, Way, torch_way
+    from deepnarrow.model.head_file import is_head
+    from deepnarrow.runtime.folder import is_native
+    from deepnarrow.runtime.format import NAME, open_file
+
+    answering.check_runtime(runtime, device)
+    must = answering.must_be_native(runtime, dtype)
+    if runtime == TORCH or device not in answering.NATIVE_DEVICES:
+        answering.refuse_int8(dtype)
+    by_torch = torch_way(
+        device=device, dtype="float32" if dtype in (None, answering.INT8) else dtype, insisted=runtime == TORCH
+    )
+
+    goes: dict[bool, bool] = {}  # of a converted folder, and of any other
+
+    def way(folder: Path) -> Way:
+        if is_head(folder):
+            if must:
+                raise UserError(
+                    f"{folder} has a head, which PyTorch runs, in float32 or bfloat16; leave out "
+                    + ("--runtime native" if runtime == NATIVE else "--dtype int8")
+                )
+            return by_torch(folder)
+        converted = is_native(folder)
+        if not (must or converted or dtype in (None, "float32")):
+            return by_torch(folder)
+        if converted not in goes:  # where it is not there, that is said once for all models
+            goes[converted] = answering.goes_native(str(folder), runtime, device, dtype, "evaluating")
+        if not goes[converted]:
+            return by_torch(folder)
+        held = open_file(folder / NAME, verify=False).precision if converted else "float32"
+
+        def opened() -> "Answerer | OpenedHead":
+            from deepnarrow.measure.answerer import ByEngine
+
+            found = answering.open_native(folder, dtype, must=must, doing="evaluating")
+            if found is None:
+                return by_torch(folder).open()
+            return ByEngine(found.engine, found.tokenizer, found.origin, found.own)
+
+        return Way(NATIVE, dtype or held, opened, insisted=runtime == NATIVE)
+
+    return way
 
 
 def wanted(

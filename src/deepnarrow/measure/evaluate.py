@@ -17,13 +17,13 @@ import numpy as np
 
 from deepnarrow.errors import UserError
 from deepnarrow.files import write_text
+from deepnarrow.measure.answerer import Answerer, answerer
 from deepnarrow.measure.confidence import label_scores, likelihood_scores, shares
 from deepnarrow.measure.ledger import Record, record
-from deepnarrow.model.decode import Beam, Greedy, Sample, Search, generate
+from deepnarrow.model.decode import Beam, Greedy, Sample, Search
 from deepnarrow.model.folder import Opened
 from deepnarrow.model.inference import distinct
-from deepnarrow.model.likelihood import choose, rank, score
-from deepnarrow.model.t5 import T5
+from deepnarrow.model.likelihood import choose
 from deepnarrow.tasks import Pair, Task
 from deepnarrow.tasks.significance import Interval, interval
 from deepnarrow.text.tokenizer import Tokenizer
@@ -139,7 +139,7 @@ class Answers(NamedTuple):
 
 
 def evaluate(
-    opened: Opened,
+    opened: Opened | Answerer,
     task: Task,
     pairs: Sequence[Pair],
     *,
@@ -154,6 +154,7 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on pairs of a task.
 
+    opened      a model opened by PyTorch, or whatever else answers for it
     batch       inputs at once; None: a budget of tokens, so that short inputs go many at a time
     search      how to generate, else what the protocol says (see `search_of`)
     as_t5       T5's protocol: labels are generated too, and a task's own beam is used
@@ -164,14 +165,15 @@ def evaluate(
     Scores do not depend on `batch`, but for ties in floating point. Equal inputs are answered once. Raises `UserError`
     for a model without a tokenizer and for no pairs.
     """
-    tokenizer = tokenizer_of(opened)
+    model = answerer(opened)
+    tokenizer = tokenizer_of(model)
     if not pairs:
         raise UserError(f"there are no pairs of task {task.name} to score")
     rows, truncated = encode([pair.inputs for pair in pairs], tokenizer, task.input_tokens)
     began = time.perf_counter()
     how = search_of(task, search, as_t5=as_t5)
-    answers = answered(opened.model, tokenizer, task, rows, how, batch=batch, max_tokens=max_tokens, progress=progress)
-    gold = answer_likelihoods(opened.model, tokenizer, pairs, rows, batch, progress) if likelihood else None
+    answers = answered(model, tokenizer, task, rows, how, batch=batch, max_tokens=max_tokens, progress=progress)
+    gold = answer_likelihoods(model, tokenizer, pairs, rows, batch, progress) if likelihood else None
     seconds = time.perf_counter() - began
     predictions = predicted(task, pairs, rows, answers, gold)
     return Evaluation(
@@ -190,12 +192,10 @@ def evaluate(
     )
 
 
-def tokenizer_of(opened: Opened) -> Tokenizer:
-    if opened.tokenizer is None:
-        raise UserError(
-            f"{opened.origin} has no tokenizer beside its weights; put spiece.model or tokenizer.json there"
-        )
-    return opened.tokenizer
+def tokenizer_of(model: Opened | Answerer) -> Tokenizer:
+    if model.tokenizer is None:
+        raise UserError(f"{model.origin} has no tokenizer beside its weights; put spiece.model or tokenizer.json there")
+    return model.tokenizer
 
 
 def search_of(task: Task, search: Search | None = None, *, as_t5: bool = False) -> Search | None:
@@ -231,7 +231,7 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer, most: int) -> tuple[list[
 
 
 def answered(
-    model: T5,
+    model: Answerer,
     tokenizer: Tokenizer,
     task: Task,
     rows: Sequence[Sequence[int]],
@@ -259,7 +259,7 @@ def answered(
 
 
 def label(
-    model: T5,
+    model: Answerer,
     tokenizer: Tokenizer,
     rows: Sequence[Sequence[int]],
     labels: Sequence[str],
@@ -269,12 +269,12 @@ def label(
 ) -> Answers:
     """The likeliest label for each input. EOS is part of a label, so that one may be the beginning of another."""
     choices = [[*tokenizer.encode(one), tokenizer.eos] for one in labels]
-    found = rank(model, rows, choices, batch=batch, progress=progress)
+    found = model.rank(rows, choices, batch=batch, progress=progress)
     return Answers([labels[place] for place in choose(found)], found.max(axis=1).tolist(), shares(found))
 
 
 def write(
-    model: T5,
+    model: Answerer,
     tokenizer: Tokenizer,
     rows: Sequence[Sequence[int]],
     search: Search,
@@ -284,21 +284,12 @@ def write(
     progress: bool,
 ) -> Answers:
     """The best generated answer for each input, as text."""
-    outputs = generate(
-        model,
-        rows,
-        search,
-        max_tokens=max_tokens,
-        batch=batch,
-        eos=tokenizer.eos,
-        vocab_limit=tokenizer.size,
-        progress=progress,
-    )
+    outputs = model.generate(rows, search, max_tokens=max_tokens, batch=batch, progress=progress)
     return Answers([tokenizer.decode(one[0].ids) for one in outputs], [one[0].score for one in outputs], None)
 
 
 def answer_likelihoods(
-    model: T5,
+    model: Answerer,
     tokenizer: Tokenizer,
     pairs: Sequence[Pair],
     rows: Sequence[Sequence[int]],
@@ -313,7 +304,7 @@ def answer_likelihoods(
     texts = tokenizer.encode_batch([pairs[place].accepted[0] for place in right])
     asked = [(tuple(rows[place]), (*text, tokenizer.eos)) for place, text in zip(right, texts, strict=True)]
     different, places = distinct(asked)
-    nats = score(model, [one[0] for one in different], [one[1] for one in different], batch=batch, progress=progress)
+    nats = model.score([one[0] for one in different], [one[1] for one in different], batch=batch, progress=progress)
     found: list[tuple[float, int] | None] = [None] * len(pairs)
     for item, place in zip(right, places, strict=True):
         found[item] = nats[place], len(different[place][1])

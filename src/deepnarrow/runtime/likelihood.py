@@ -30,12 +30,13 @@ def score(
     *,
     batch: int | None = None,
     normalise: bool = False,
+    prompts: Sequence[np.ndarray | None] | None = None,
     memories: Memories | None = None,
 ) -> list[float]:
     """log p(target | input) of each pair, in nats, summed over the target's tokens as given (so with its EOS).
 
-    `normalise` divides by the number of tokens. Raises `UserError` for unequal numbers, for rows without tokens, for
-    ids outside the vocabulary.
+    `normalise` divides by the number of tokens. `prompts` are as in `search.generate`. Raises `UserError` for unequal
+    numbers, for rows without tokens, for ids outside the vocabulary.
     """
     check_batch(batch)
     if len(inputs) != len(targets):
@@ -46,7 +47,8 @@ def score(
     kept = Memories(0) if memories is None else memories
     both = [[*source, *target] for source, target in zip(inputs, targets, strict=True)]
     for rows in batches_by_length(both, batch, PIECE):
-        made = kept.encode(engine, [without_padding(inputs[row]) for row in rows])
+        fronts = None if prompts is None else [prompts[row] for row in rows]
+        made = kept.encode(engine, [without_padding(inputs[row]) for row in rows], fronts)
         for some in split(rows, made, targets):
             follow = [[{id} for id in targets[row]] for row, _ in some]
             starts = [engine.start(memory) for _, memory in some]

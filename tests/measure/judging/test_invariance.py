@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from deepnarrow import tasks
+from deepnarrow.measure.answerer import ByTorch
 from deepnarrow.measure.judging import invariance
 from deepnarrow.measure.judging.invariance import PADDED, USUAL, Change, Invariance, apart, check
 from deepnarrow.measure.judging.judge import Wanted
@@ -32,13 +33,13 @@ def test_a_model_answers_the_same_in_any_batch(opened: Opened, wanted: Ask, how:
 
 def test_a_batch_that_matters_is_found(opened: Opened, wanted: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Padding that is read: the kind of fault the check is for."""
-    rank = invariance.rank
+    rank = ByTorch.rank
 
-    def careless(model: object, rows: list, choices: list, *, batch: int | None, progress: bool) -> object:
+    def careless(model: ByTorch, rows: list, choices: list, *, batch: int | None, progress: bool) -> object:
         return rank(model, [[id or 60 for id in row] for row in rows], choices, batch=batch, progress=progress)
 
     honest = check(opened, wanted())
-    monkeypatch.setattr(invariance, "rank", careless)
+    monkeypatch.setattr(ByTorch, "rank", careless)
     found = check(opened, wanted())
     assert found.largest > 1000 * honest.largest
     assert {change.way for change in found.changes} <= {PADDED}
@@ -48,13 +49,13 @@ def test_margins_of_changed_answers(opened: Opened) -> None:
     """Of greedy answers at the first difference, of labels and beams over the whole."""
     row, a, b = [70, 71, 1], invariance.Answer((80, 81, 82), 0.0), invariance.Answer((80, 90), 0.0)
     first = score(opened.model, [row] * 2, [[80, 81], [80, 90]])
-    assert apart(opened, row, a, b, Greedy()) == pytest.approx(abs(first[0] - first[1]), abs=1e-5)
+    assert apart(ByTorch(opened), row, a, b, Greedy()) == pytest.approx(abs(first[0] - first[1]), abs=1e-5)
     whole = score(opened.model, [row] * 2, [[80, 81, 82, 1], [80, 90, 1]])
-    assert apart(opened, row, a, b, None) == pytest.approx(abs(whole[0] - whole[1]), abs=1e-5)
-    assert apart(opened, row, a, b, Beam(2)) == pytest.approx(abs(whole[0] - whole[1]), abs=1e-5)
+    assert apart(ByTorch(opened), row, a, b, None) == pytest.approx(abs(whole[0] - whole[1]), abs=1e-5)
+    assert apart(ByTorch(opened), row, a, b, Beam(2)) == pytest.approx(abs(whole[0] - whole[1]), abs=1e-5)
     shorter = invariance.Answer((80,), 0.0)  # which ends where the other goes on
     ended = score(opened.model, [row] * 2, [[80, 81], [80, 1]])
-    assert apart(opened, row, a, shorter, Greedy()) == pytest.approx(abs(ended[0] - ended[1]), abs=1e-5)
+    assert apart(ByTorch(opened), row, a, shorter, Greedy()) == pytest.approx(abs(ended[0] - ended[1]), abs=1e-5)
 
 
 def test_ties_are_called_ties() -> None:

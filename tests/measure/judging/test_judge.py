@@ -12,7 +12,7 @@ from deepnarrow.errors import UserError
 from deepnarrow.measure.judging import kept
 from deepnarrow.measure.judging.items import fingerprint, read_numbers, write_numbers
 from deepnarrow.measure.judging.judge import Wanted, data_of, judge, split_of
-from deepnarrow.measure.judging.subject import seeds_in, subject, tasks_for
+from deepnarrow.measure.judging.subject import seeds_in, subject, tasks_for, torch_way
 from deepnarrow.model.folder import save_model
 from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
@@ -65,7 +65,7 @@ def test_it_is_reused_and_only_then(run: Path, wanted: Ask) -> None:
     assert judge(subject(run), wanted()).reused  # what holds more serves too
     assert not judge(subject(run), wanted(limit=9)).reused
     assert not judge(subject(run), wanted(as_t5=True)).reused
-    assert not judge(subject(run, dtype="bfloat16"), wanted()).reused
+    assert not judge(subject(run, torch_way(dtype="bfloat16")), wanted()).reused
     assert sorted(path.name for path in (run / "evaluations").iterdir()) == [
         "sst2.validation", "sst2.validation.bfloat16", "sst2.validation.limit-9", "sst2.validation.t5",
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Several models on one task: their scores side by side, and for every pair whether the difference is real."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from deepnarrow import tasks
 from deepnarrow.errors import UserError, nearest
 from deepnarrow.measure.judging import kept
 from deepnarrow.measure.judging.kept import Kept
-from deepnarrow.measure.judging.subject import Subject, seeds_in, subject
+from deepnarrow.measure.judging.subject import Subject, Way, seeds_in, subject
 from deepnarrow.tasks import Task, own, verdict
 from deepnarrow.tasks.metrics import Metric
 from deepnarrow.tasks.significance import Comparison, Interval, compare, over_seeds
@@ -26,14 +26,14 @@ class System:
     kept: Kept | None = None
 
 
-def system(name: str, *, device: str = "auto", dtype: str = "float32") -> System:
-    """A kept evaluation, a folder of seeds, or one model."""
+def system(name: str, choose: Callable[[Path], Way] | None = None) -> System:
+    """A kept evaluation, a folder of seeds, or one model; `choose` is as for `subject`."""
     folder = Path(name).expanduser()
     plain = name.rstrip("/") or name
     if kept.is_kept(folder):
         return System(plain, kept=kept.read(folder))
     runs: list[str | Path] = [*seeds_in(folder)] or [name]
-    return System(plain, tuple(subject(run, device=device, dtype=dtype) for run in runs))
+    return System(plain, tuple(subject(run, choose) for run in runs))
 
 
 def task_in(found: Kept) -> Task:

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deepnarrow.errors import UserError
+from deepnarrow.measure.answerer import Answerer, answerer
 from deepnarrow.measure.evaluate import encode, search_of, tokenizer_of
 from deepnarrow.measure.judging.judge import Wanted
-from deepnarrow.model.decode import Beam, Sample, Search, generate
+from deepnarrow.model.decode import Beam, Sample, Search
 from deepnarrow.model.folder import Opened
 from deepnarrow.model.heads import OpenedHead
-from deepnarrow.model.likelihood import choose, rank, score
+from deepnarrow.model.likelihood import choose
 from deepnarrow.model.t5 import PAD
 
 ALONE, USUAL, PADDED = "one at a time", "usual batches", "padded differently"
@@ -80,11 +81,12 @@ class Invariance:
         return said
 
 
-def check(opened: Opened | OpenedHead, wanted: Wanted) -> Invariance:
+def check(opened: Opened | OpenedHead | Answerer, wanted: Wanted) -> Invariance:
     """Answer the items in three ways and compare."""
     if isinstance(opened, OpenedHead):
         raise UserError(f"{opened.origin} has a head; batches of models that write are checked here")
-    tokenizer, task = tokenizer_of(opened), wanted.task
+    model = answerer(opened)
+    tokenizer, task = tokenizer_of(model), wanted.task
     rows, _ = encode([pair.inputs for pair in wanted.loaded.pairs], tokenizer, task.input_tokens)
     how = search_of(task, wanted.search, as_t5=wanted.as_t5)
     assert not isinstance(how, Sample), "answers drawn at random differ by themselves"
@@ -94,8 +96,8 @@ def check(opened: Opened | OpenedHead, wanted: Wanted) -> Invariance:
 
     def asked(some: Sequence[Sequence[int]], batch: int | None) -> list[Answer]:
         if how is None:
-            return labelled(opened, some, choices, batch)
-        return generated(opened, some, how, task.target_tokens, batch)
+            return labelled(model, some, choices, batch)
+        return generated(model, some, how, task.target_tokens, batch)
 
     alone = asked(rows, 1)
     usual = asked(rows, wanted.batch)
@@ -109,39 +111,37 @@ def check(opened: Opened | OpenedHead, wanted: Wanted) -> Invariance:
             if one.ids == other.ids:
                 largest = max(largest, abs(one.nats - other.nats))
             else:
-                margin = apart(opened, rows[item], one, other, how)
+                margin = apart(model, rows[item], one, other, how)
                 changes.append(Change(item, way, tokenizer.decode(one.ids), tokenizer.decode(other.ids), margin))
     return Invariance(task.name, len(rows), changes, largest)
 
 
 def labelled(
-    opened: Opened, rows: Sequence[Sequence[int]], choices: Sequence[Sequence[int]], batch: int | None
+    model: Answerer, rows: Sequence[Sequence[int]], choices: Sequence[Sequence[int]], batch: int | None
 ) -> list[Answer]:
-    found = rank(opened.model, rows, choices, batch=batch, progress=True)
+    found = model.rank(rows, choices, batch=batch, progress=True)
     return [
         Answer(tuple(choices[place][:-1]), float(nats))
         for place, nats in zip(choose(found), found.max(axis=1), strict=True)
     ]
 
 
-def generated(opened: Opened, rows: Sequence[Sequence[int]], how: Search, most: int, batch: int | None) -> list[Answer]:
-    tokenizer = tokenizer_of(opened)
-    outputs = generate(
-        opened.model, rows, how, max_tokens=most, batch=batch, eos=tokenizer.eos, vocab_limit=tokenizer.size,
-        progress=True,
-    )  # fmt: skip
+def generated(
+    model: Answerer, rows: Sequence[Sequence[int]], how: Search, most: int, batch: int | None
+) -> list[Answer]:
+    outputs = model.generate(rows, how, max_tokens=most, batch=batch, progress=True)
     return [Answer(tuple(one[0].ids), one[0].score) for one in outputs]
 
 
-def apart(opened: Opened, row: Sequence[int], one: Answer, other: Answer, how: Search | None) -> float:
+def apart(model: Answerer, row: Sequence[int], one: Answer, other: Answer, how: Search | None) -> float:
     """Nats between two answers to one input.
 
     Of greedy ones at the first token in which they differ: what follows was never weighed against one another.
     """
-    eos = tokenizer_of(opened).eos
+    eos = tokenizer_of(model).eos
     a, b = [*one.ids, eos], [*other.ids, eos]
     if how is not None and not isinstance(how, Beam):
         first = next(place for place, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1])
         a, b = a[: first + 1], b[: first + 1]
-    nats = score(opened.model, [row, row], [a, b], batch=2)
+    nats = model.score([row, row], [a, b], batch=2, progress=False)
     return abs(nats[0] - nats[1])

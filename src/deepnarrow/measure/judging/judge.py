@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 from deepnarrow import tasks
 from deepnarrow.errors import UserError
+from deepnarrow.measure.answerer import Answerer
 from deepnarrow.measure.evaluate import LIKELIHOOD, Evaluation, evaluate, search_of
 from deepnarrow.measure.heads import evaluate_head
 from deepnarrow.measure.judging import kept
 from deepnarrow.measure.judging.items import fingerprint
 from deepnarrow.measure.judging.kept import Kept
-from deepnarrow.measure.judging.subject import Subject, identity, plain_json
+from deepnarrow.measure.judging.subject import TORCH, Subject, identity, plain_json
 from deepnarrow.model.decode import Search
-from deepnarrow.model.folder import Opened
 from deepnarrow.model.heads import OpenedHead
 from deepnarrow.tasks import Loaded, Task
 
@@ -63,7 +63,8 @@ class Judged(NamedTuple):
 def judge(one: Subject, wanted: Wanted, *, again: bool = False, out: Path | None = None) -> Judged:
     """Judge, and keep the evaluation; an evaluation kept of the same weights, items and protocol is not made again.
 
-    `again` makes it in any case. `out` is where to keep it instead of the model's own place.
+    In float32 it does not matter which runtime made it, unless one is insisted on. `again` makes it in any case. `out`
+    is where to keep it instead of the model's own place.
     """
     asked = plain_json(
         {
@@ -72,7 +73,7 @@ def judge(one: Subject, wanted: Wanted, *, again: bool = False, out: Path | None
             "limit": wanted.limit,
             "items": wanted.items,
             "protocol": wanted.protocol,
-            "dtype": one.dtype,
+            "dtype": one.precision,
             "weights": one.weights,
             "seed": wanted.seed,
         }
@@ -80,12 +81,12 @@ def judge(one: Subject, wanted: Wanted, *, again: bool = False, out: Path | None
     folder = place(one, wanted, out, asked)
     if not again and kept.identity_in(folder) == asked:
         found = kept.read(folder)
-        if not wanted.likelihood or has_likelihood(found):
+        if (not wanted.likelihood or has_likelihood(found)) and (not one.way.insisted or made_by(found, one)):
             return Judged(found, True)
     return Judged(kept.keep(folder, evaluated(one.opened, wanted), asked, about(one, wanted)), False)
 
 
-def evaluated(opened: Opened | OpenedHead, wanted: Wanted) -> Evaluation:
+def evaluated(opened: Answerer | OpenedHead, wanted: Wanted) -> Evaluation:
     if isinstance(opened, OpenedHead):
         if wanted.search is not None or wanted.as_t5 or wanted.likelihood:
             raise UserError(f"{opened.origin} has a head, which answers in one pass; leave out how to search or score")
@@ -105,8 +106,8 @@ def evaluated(opened: Opened | OpenedHead, wanted: Wanted) -> Evaluation:
 def place(one: Subject, wanted: Wanted, out: Path | None, asked: Mapping[str, Any]) -> Path:
     """The folder of an evaluation. Other items under the same name get a folder of their own; other weights do not."""
     named = [f"{key}-{value}" if key != "protocol" else str(value) for key, value in wanted.differences.items()]
-    if one.dtype != "float32":
-        named.append(one.dtype)
+    if one.precision != "float32":
+        named.append(one.precision)
     if one.run is not None and Path(one.name) != one.run:
         named.append(str(one.checkpoint))
     folder = (out or one.home) / kept.folder_name(wanted.task.name, wanted.split, named)
@@ -117,6 +118,13 @@ def place(one: Subject, wanted: Wanted, out: Path | None, asked: Mapping[str, An
 
 def about(one: Subject, wanted: Wanted) -> dict[str, Any]:
     """What a reader of a score wants to know besides."""
+    opened = one.opened
+    if isinstance(opened, OpenedHead):
+        weights = list(opened.model.parameters())
+        count, device = sum(weight.numel() for weight in weights), str(weights[0].device)
+        runtime = f"{TORCH} {one.way.dtype} {device}"
+    else:
+        count, device, runtime = opened.parameters, opened.device, opened.runtime
     return {
         "split": wanted.split,
         "data": wanted.loaded.origin,
@@ -125,15 +133,21 @@ def about(one: Subject, wanted: Wanted) -> dict[str, Any]:
             "name": one.name,
             "origin": one.origin,
             "checkpoint": one.checkpoint,
-            "shape": str(one.opened.shape),
-            "parameters": sum(parameter.numel() for parameter in one.opened.model.parameters()),
+            "shape": str(opened.shape),
+            "parameters": count,
             "weights": one.weights,
             "seed": one.record.get("config", {}).get("seed"),
         },
-        "device": str(next(one.opened.model.parameters()).device),
-        "dtype": one.dtype,
+        "device": device,
+        "dtype": one.way.dtype,
+        "runtime": runtime,
         "differences": wanted.differences,
     }
+
+
+def made_by(found: Kept, one: Subject) -> bool:
+    """Whether the runtime that is asked for made it; those from before there was a choice were PyTorch's."""
+    return str(found.about.get("runtime", TORCH)).split()[0] == one.way.runtime
 
 
 def has_likelihood(found: Kept) -> bool:

@@ -3,16 +3,17 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepnarrow import tasks
 from deepnarrow.errors import UserError
 from deepnarrow.files import sha256
-from deepnarrow.model.folder import Opened, find, open_model, read_shape, resolve_device, resolve_dtype
+from deepnarrow.measure.answerer import Answerer, answerer
+from deepnarrow.model.folder import find, open_model, read_shape, resolve_device, resolve_dtype
 from deepnarrow.model.heads import OpenedHead, is_head, open_head
 from deepnarrow.shapes import Shape
 from deepnarrow.tasks import Task, own
@@ -20,6 +21,23 @@ from deepnarrow.train.run_folder import FILE, read_run
 
 HOME = "evaluations"
 TRAINING_ONLY = {"optimizer.safetensors", "state.json"}  # in a checkpoint, and no part of what answers
+
+
+NATIVE, TORCH = "native", "torch"
+
+
+class Way(NamedTuple):
+    """How a model is run when it must answer."""
+
+    runtime: str  # NATIVE or TORCH
+    dtype: str
+    open: Callable[[], Answerer | OpenedHead]
+    insisted: bool = False  # whether the runtime was named, so that the other one's answers do not do
+
+    @property
+    def precision(self) -> str:
+        """What evaluations that may stand for each other have in common: in float32 the two runtimes agree."""
+        return self.dtype if self.runtime == TORCH or self.dtype == "float32" else f"{self.runtime} {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -30,8 +48,7 @@ class Subject:
     folder: Path  # of the weights
     origin: str
     run: Path | None
-    device: str = "auto"
-    dtype: str = "float32"
+    choose: Callable[[Path], Way]  # how to run what a folder holds
 
     @cached_property
     def weights(self) -> str:
@@ -49,11 +66,16 @@ class Subject:
         return read_shape(self.folder)
 
     @cached_property
-    def opened(self) -> Opened | OpenedHead:
-        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
-        if is_head(self.folder):
-            return open_head(self.folder, device=device, dtype=dtype)
-        return open_model(self.folder, device=device, dtype=dtype)
+    def way(self) -> Way:
+        return self.choose(self.folder)
+
+    @property
+    def precision(self) -> str:
+        return self.way.precision
+
+    @cached_property
+    def opened(self) -> Answerer | OpenedHead:
+        return self.way.open()
 
     @cached_property
     def home(self) -> Path:
@@ -84,15 +106,30 @@ class Subject:
         return next((task for task in self.tasks if task.name == name), None) or tasks.get(name)
 
 
-def subject(name: str | Path, *, device: str = "auto", dtype: str = "float32") -> Subject:
-    """Find what a name stands for. Nothing of it is read yet."""
-    resolve_device(device), resolve_dtype(dtype)
+def torch_way(*, device: str = "auto", dtype: str = "float32", insisted: bool = False) -> Callable[[Path], Way]:
+    """A way for any folder: opened and run by PyTorch."""
+    where, kind = resolve_device(device), resolve_dtype(dtype)
+
+    def way(folder: Path) -> Way:
+        def opened() -> Answerer | OpenedHead:
+            if is_head(folder):
+                return open_head(folder, device=where, dtype=kind)
+            return answerer(open_model(folder, device=where, dtype=kind))
+
+        return Way(TORCH, dtype, opened, insisted)
+
+    return way
+
+
+def subject(name: str | Path, choose: Callable[[Path], Way] | None = None) -> Subject:
+    """Find what a name stands for. Nothing of it is read yet. `choose` says how to run it; None: by PyTorch."""
+    choose = choose or torch_way()
     found = find(name)
     path = Path(name).expanduser()
     run = next((one for one in (path, path.parent.parent) if path.is_dir() and (one / FILE).is_file()), None)
     if run is not None and run != path and path.parent.name != "checkpoints":
         run = None
-    return Subject(str(name), found.folder, found.origin, run, device, dtype)
+    return Subject(str(name), found.folder, found.origin, run, choose)
 
 
 def seeds_in(name: str | Path) -> list[Path]:
