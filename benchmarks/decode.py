@@ -357,7 +357,7 @@ def open_ours(folder: Path, vocab: int, variant: Variant, encoder: bool) -> Call
         from deepnarrow.model.folder import open_model
 
         to_native(open_model(folder), converted, precision=variant.precision)
-    return runner(Ours(open_engine(converted / format.NAME, threads=variant.threads)))
+    return runner(Ours(open_engine(converted / format.NAME, threads=variant.threads, resident=True)))
 
 
 class Ours:
@@ -368,7 +368,7 @@ class Ours:
         from deepnarrow.runtime.search import Beam, Greedy, generate
 
         search = Beam(beam) if beam > 1 else Greedy()
-        found = generate(self.engine, inputs, search, max_tokens=most, min_tokens=least)
+        found = generate(self.engine, inputs, search, max_tokens=most, min_tokens=least, scores=False)
         return [outputs[0].ids for outputs in found]
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
@@ -74,3 +75,22 @@ def memory_bytes() -> int:
 
 def run(*command: str, folder: Path) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+
+def free_memory() -> int | None:
+    """Bytes this process may still take, by the machine and by the container's limit; None where nobody says."""
+    try:
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    except OSError:
+        return None
+    limits = [int(match[1]) * 1024] if match else []
+    for limit, used in (
+        ("memory.max", "memory.current"),  # cgroup 2
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),  # cgroup 1
+    ):
+        try:
+            folder = Path("/sys/fs/cgroup")
+            limits.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
+        except (OSError, ValueError):
+            continue
+    return max(0, min(limits)) if limits else None

@@ -77,7 +77,8 @@ struct Worst {
     }
 };
 
-static void check_multiply(Precision precision, const char* name) {
+static void check_multiply(Precision precision, const char* name, bool positive = false) {
+    const double codes = positive ? 127 : kernels.most_code;
     Worst worst(name);
     for (int64_t n : {1, 16, 40}) {
         for (int64_t k : {1, 3, 16, 33, 64, 127, 128, 130, 259, 600, 1100}) {
@@ -87,6 +88,7 @@ static void check_multiply(Precision precision, const char* name) {
                 matrix.n = n;
                 matrix.k = k;
                 matrix.precision = precision;
+                matrix.positive = positive;
                 const int64_t panels = matrix.panels(), group = precision == FLOAT32 ? 1 : precision == BFLOAT16 ? 2 : 4;
                 const int64_t wide = up(k, group);
                 std::vector<double> weight((size_t)(panels * LANES * wide), 0.0);  // [16 panels][wide], as computed with
@@ -119,12 +121,13 @@ static void check_multiply(Precision precision, const char* name) {
                 const int64_t read = precision == BFLOAT16 ? up(k, 2) : k;  // two inputs at a time, the last with zeros
                 Exact<float> x((m - 1) * stride + read), c(m * columns);
                 fill(x, (m - 1) * stride + read);
+                for (int64_t i = 0; positive && i < (m - 1) * stride + read; i++) x[i] = x[i] > 0 ? x[i] : 0;
                 if (k > 130 && m > 1) memset(x + stride, 0, 130 * 4);  // a whole group of nothing
                 fill(c, m * columns);
                 std::vector<float> before(c.data, c.data + m * columns);
                 const int64_t bytes = kernels.packed_bytes(precision, k);
                 Exact<char> packed(bytes * m);
-                if (bytes) kernels.pack(precision, x, stride, m, k, packed, bytes);
+                if (bytes) kernels.pack(matrix, x, stride, m, packed, bytes);
                 const char* a = bytes ? packed.data : (const char*)x.data;
                 const bool add = n == 16;
                 const int64_t middle = panels / 2;  // in two shares, as threads take them
@@ -140,10 +143,10 @@ static void check_multiply(Precision precision, const char* name) {
                             double most = 0;
                             for (int64_t j = i / GROUP * GROUP; j < std::min(k, (i / GROUP + 1) * GROUP); j++)
                                 most = std::max(most, (double)std::fabs(x[row * stride + j]));
-                            const double code = most > 0 ? value * 127 / most : 0, whole = std::nearbyint(code);
-                            value = whole * most / 127;
+                            const double code = most > 0 ? value * codes / most : 0, whole = std::nearbyint(code);
+                            value = whole * most / codes;
                             // as near to the middle of two codes as float can tell, either is right
-                            if (std::fabs(std::fabs(code - std::trunc(code)) - 0.5) < 1e-4) step[(size_t)i] = most / 127;
+                            if (std::fabs(std::fabs(code - std::trunc(code)) - 0.5) < 1e-4) step[(size_t)i] = most / codes;
                         }
                         input[(size_t)i] = value;
                     }
@@ -335,7 +338,9 @@ static void check_best() {
                 Exact<uint32_t> mask(up(first + count, 32) / 32);
                 for (int64_t i = 0; i < up(first + count, 32) / 32; i++) mask[i] = turn == 6 ? 0 : dice() & dice() & dice();
                 const bool masked = turn >= 5 || turn == 2;
-                const Best best = kernels.best(logits, count, first, limit, masked ? mask.data : nullptr);
+                const Best best = kernels.best(logits, count, first, limit, masked ? mask.data : nullptr, true);
+                const Best other = kernels.best(logits, count, first, limit, masked ? mask.data : nullptr, false);
+                worst.must(other.id == best.id && other.most == best.most && other.value == best.value);
                 double most = -INFINITY, sum = 0;
                 int64_t id = -1;
                 for (int64_t i = 0; i < count; i++) most = std::max(most, (double)logits[i]);
@@ -348,6 +353,120 @@ static void check_best() {
                 worst.see(best.sum, sum, 4e-6 * sum);
                 worst.see((double)best.id, (double)id, 1e-3);
                 if (id >= 0) worst.see(best.value, logits[id - first], 1e-30);
+            }
+        }
+    }
+}
+
+// A matrix in 4 bits: codes within half a step, glances the sums of these codes, bounds around them.
+static void check_narrow(Precision precision, const char* name) {
+    if (!kernels.narrow) return;
+    Worst worst(name);
+    for (int64_t n : {16, 40, 70}) {
+        for (int64_t k : {1, 5, 16, 33, 64, 127, 128, 200, 260, 520}) {
+            Matrix w;
+            w.n = n;
+            w.k = k;
+            w.precision = precision;
+            const int64_t columns = w.panels() * LANES, group = precision == FLOAT32 ? 1 : precision == BFLOAT16 ? 2 : 4;
+            Exact<char> data(w.panels() * w.panel_bytes());
+            Exact<float> scales(columns);
+            memset(data, 0, (size_t)(w.panels() * w.panel_bytes()));
+            std::vector<double> weight((size_t)(columns * k), 0.0);
+            for (int64_t row = 0; row < columns; row++) {
+                scales[row] = 0.01f * (float)(1 + row % 7);
+                for (int64_t i = 0; row < n && row % 5 && i < k; i++) {
+                    const int64_t at = ((row / LANES * (up(k, group) / group) + i / group) * LANES + row % LANES) * group + i % group;
+                    double& value = weight[(size_t)(row * k + i)];
+                    if (precision == INT8) {
+                        const int code = (int)(dice() % 255) - 127;
+                        ((int8_t*)data.data)[at] = (int8_t)code;
+                        value = (double)code * scales[row];
+                    } else if (precision == BFLOAT16) {
+                        const float f = (float)(value = round_bfloat(draw()));
+                        uint32_t bits;
+                        memcpy(&bits, &f, 4);
+                        ((uint16_t*)data.data)[at] = (uint16_t)(bits >> 16);
+                    } else {
+                        value = ((float*)data.data)[at] = draw();
+                    }
+                }
+            }
+            w.data = data;
+            w.scales = scales;
+            Narrow narrow;
+            narrow.n = n;
+            narrow.k = k;
+            Exact<uint8_t> codes(w.panels() * narrow.panel_bytes());
+            Exact<float> steps(columns);
+            narrow.data = codes;
+            narrow.scales = steps;
+            kernels.narrow(w, 0, 1, narrow);
+            kernels.narrow(w, 1, w.panels(), narrow);
+            const auto code = [&](int64_t row, int64_t i) {
+                const uint8_t both = codes[row / LANES * narrow.panel_bytes() + i / 8 * 64 + row % LANES * 4 + i % 4];
+                return (i % 8 < 4 ? both & 15 : both >> 4) - 8;
+            };
+            for (int64_t row = 0; row < columns; row++) {
+                double most = 1e-30;
+                for (int64_t i = 0; i < k; i++) {
+                    const double value = weight[(size_t)(row * k + i)];
+                    most = std::max(most, std::fabs(value));
+                    worst.see(code(row, i) * (double)steps[row], value, (double)steps[row] * 0.50001);
+                }
+                if (row < n && row % 5) worst.see(steps[row], most / 7, most * 1e-6);
+            }
+            for (int64_t m : {1, 2, 3, 4, 5, 8}) {
+                Exact<float> x(m * k), c(m * columns), upper(w.panels());
+                fill(x, m * k);
+                Matrix bytes = w;
+                bytes.precision = INT8;
+                const int64_t size = kernels.packed_bytes(INT8, k);
+                Exact<char> packed(m * size);
+                kernels.pack(bytes, x, k, m, packed, size);
+                kernels.glance(packed, size, m, narrow, 0, 1, c, columns);
+                kernels.glance(packed, size, m, narrow, 1, w.panels(), c, columns);
+                for (int64_t row = 0; row < m; row++) {
+                    std::vector<double> input((size_t)k);
+                    double slack = 0;  // of codes as near to the middle of two as float can tell
+                    for (int64_t i = 0; i < k; i++) {
+                        double most = 0;
+                        for (int64_t j = i / GROUP * GROUP; j < std::min(k, (i / GROUP + 1) * GROUP); j++)
+                            most = std::max(most, (double)std::fabs(x[row * k + j]));
+                        const double fine = x[row * k + i] * kernels.most_code / most;
+                        input[(size_t)i] = std::nearbyint(fine) * most / kernels.most_code;
+                        if (std::fabs(std::fabs(fine - std::trunc(fine)) - 0.5) < 1e-4) slack += 7 * most / kernels.most_code;
+                    }
+                    for (int64_t column = 0; column < columns; column++) {
+                        double sum = 0, size_of = 0;
+                        for (int64_t i = 0; i < k; i++) {
+                            sum += input[(size_t)i] * code(column, i);
+                            size_of += std::fabs(input[(size_t)i] * 8);
+                        }
+                        worst.see(c[row * columns + column], sum * steps[column],
+                                  (double)steps[column] * (2e-6 * size_of + slack) + 1e-30);
+                    }
+                    const float reach = 0.7f;
+                    Exact<uint32_t> mask(up(columns, 32) / 32);
+                    for (int64_t i = 0; i < up(columns, 32) / 32; i++) mask[i] = row ? dice() : 0xffffffffu;
+                    const int64_t limit = row % 2 ? n - 3 : n;
+                    float lower = -INFINITY;
+                    for (int64_t panel = 0; panel < w.panels(); panel++) {
+                        float highest = -INFINITY;
+                        for (int64_t id = panel * LANES; id < std::min(limit, (panel + 1) * LANES); id++) {
+                            if (!(mask[id / 32] >> (id % 32) & 1)) continue;
+                            lower = std::max(lower, c[row * columns + id] - reach * steps[id]);
+                            highest = std::max(highest, c[row * columns + id] + reach * steps[id]);
+                        }
+                        const float got = kernels.bounds(c + row * columns + panel * LANES, narrow, panel, panel + 1, reach, limit,
+                                                         row ? mask.data : nullptr, upper);
+                        worst.see(upper[panel], highest, 1e-5 * (1 + std::fabs(highest)));
+                        worst.must(got <= highest);
+                    }
+                    const float got = kernels.bounds(c + row * columns, narrow, 0, w.panels(), reach, limit,
+                                                     row ? mask.data : nullptr, upper);
+                    worst.see(got, lower, 1e-5 * (1 + std::fabs(lower)));
+                }
             }
         }
     }
@@ -372,6 +491,10 @@ int main() {
     check_multiply(FLOAT32, "multiply float32");
     check_multiply(BFLOAT16, "multiply bfloat16");
     check_multiply(INT8, "multiply int8");
+    check_multiply(INT8, "multiply int8, never negative", true);
+    check_narrow(FLOAT32, "narrow float32");
+    check_narrow(BFLOAT16, "narrow bfloat16");
+    check_narrow(INT8, "narrow int8");
     check_norm();
     check_activate();
     check_half();

@@ -33,8 +33,9 @@ SHAPES = [  # every knob, and sizes that are no multiple of anything
     "tiny-nl1-dm=33-ff=31-kv3-nh5-kh1-silu-v51",
     "tiny-nl1-dm64-ff64-kv80-nh2-reglu-shkv-v64-rb8-rd20",
 ]
-# The largest error of a logit, in deviations of the logits. bfloat16 has 8 bits, a weight of int8 7 and a sign.
-ERRORS = {"float32": 1e-5, "bfloat16": 0.05, "int8": 0.2}
+# The largest error of a logit, in deviations of the logits. bfloat16 has 8 bits, a weight of int8 7 and a sign, its
+# activations on AVX2 one less.
+ERRORS = {"float32": 1e-5, "bfloat16": 0.05, "int8": 0.3}
 PLAIN = SHAPES[0]
 
 
@@ -202,6 +203,34 @@ def test_an_answer_does_not_depend_on_its_neighbours_nor_on_threads(opened) -> N
             rows = [other.start(memory) for memory in other.encode(sources)]
             together = other.logits(rows, [[0], [0], [0]])[0]
             assert np.abs(together - alone[0]).max() < ERRORS[precision] * 0.1 * alone.std()
+
+
+@pytest.mark.parametrize("kernels", native.kernels())
+@pytest.mark.parametrize("precision", ERRORS)
+def test_without_log_probabilities_the_ids_are_the_same(opened, precision: str, kernels: str) -> None:
+    """A vocabulary so large that it is looked at in 4 bits first, with masks that allow much, little and nothing."""
+    model, engine = opened("tiny-nl1-dm=200-ff64-kv16-v4100", precision, threads=2, kernels=kernels, vocab_limit=4090)
+    rng = default_rng(7)
+    few, none = (np.zeros(129, np.uint32) for _ in range(2))
+    few[rng.integers(0, 129, 9)] = rng.integers(1, 2**32, 9, np.uint32)
+    wide = np.full(129, 0xFFFFFFFF, np.uint32)
+    wide[0] ^= np.uint32(2)
+    seen, narrowed = set(), 0
+    for rows in (1, 3, 8):
+        memories = engine.encode([[*ids(rng, model.shape, 20), 1] for _ in range(rows)])
+        with_logs, without = ([engine.start(memory) for memory in memories] for _ in range(2))
+        tokens = [[0]] * rows
+        for step in range(40):
+            masks = [[None, wide, few, none][(step + row) % 4] for row in range(rows)]
+            wanted = engine.step(with_logs, tokens, masks=masks)
+            found = engine.step(without, tokens, masks=masks, logs=False)
+            assert found.ids.tolist() == wanted.ids.tolist()
+            narrowed += int(np.isnan(found.logs).all())
+            seen.update(wanted.ids[:, 0].tolist())
+            tokens = [[int(id)] for id in ids(rng, model.shape, rows)]
+    assert narrowed == 120  # none of them was written
+    assert len(seen) > 30
+    assert -1 in seen
 
 
 @pytest.mark.parametrize("top", [1, 3, 200])

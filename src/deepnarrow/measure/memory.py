@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from deepnarrow import machine
+
 STATUS = Path("/proc/self/status")
 SAMPLE_SECONDS = 0.002
 RESERVE = 0.05  # share of the free memory that is left to the rest of the machine
@@ -103,21 +105,7 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes this process may still take, by the machine and by the container's limit; None where nobody says."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
-    except OSError:
-        return None
-    limits = [int(match[1]) * 1024] if match else []
-    for limit, used in (
-        ("memory.max", "memory.current"),  # cgroup 2
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),  # cgroup 1
-    ):
-        try:
-            folder = Path("/sys/fs/cgroup")
-            limits.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
-        except (OSError, ValueError):
-            continue
-    return max(0, min(limits)) if limits else None
+    return machine.free_memory()
 
 
 @contextmanager

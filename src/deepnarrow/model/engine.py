@@ -382,6 +382,7 @@ class TorchEngine:
         top: int = 1,
         masks: Sequence[np.ndarray | None] | None = None,
         draws: Sequence[Draw | None] | None = None,
+        logs: bool = True,
     ) -> Chosen:
         positions = sum(len(ids) for ids in tokens)
         for name, given in (("mask", masks), ("draw", draws)):

@@ -130,12 +130,14 @@ class Engine(Protocol):
         top: int = 1,
         masks: Sequence[np.ndarray | None] | None = None,
         draws: Sequence[Draw | None] | None = None,
+        logs: bool = True,
     ) -> Chosen:
         """Append each row's tokens, one or more, to it and choose what may follow each.
 
         Positions are counted through the rows: with two tokens for the first row and one for the second, N = 3.
         `masks` and `draws` have one entry for each position. A mask is uint32 [W]: bit `id % 32` of word `id // 32` is
-        1 where that id is allowed; None allows all. A row must not stand twice among `rows`.
+        1 where that id is allowed; None allows all. A row must not stand twice among `rows`. Without `logs` the
+        log-probabilities may be NaN, and the ids may come sooner.
         """
         ...
 

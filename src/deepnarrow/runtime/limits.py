@@ -15,8 +15,8 @@ class Output(NamedTuple):
     """One answer.
 
     `ids` holds neither the decoder's first 0 nor what ended the sequence. `score` is the summed natural log-probability
-    of all tokens, the ending one included; beam search divides it by its length penalty. `whole` is False only where
-    `max_tokens` came before a constraint (constrain.py) was fulfilled.
+    of all tokens, the ending one included, perhaps NaN where it was not asked for; beam search divides it by its length
+    penalty. `whole` is False only where `max_tokens` came before a constraint (constrain.py) was fulfilled.
     """
 
     ids: list[int]

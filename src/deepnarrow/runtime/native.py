@@ -29,7 +29,7 @@ from deepnarrow.runtime.rows import check_rows
 from deepnarrow.shapes.shape import FEED_FORWARDS, Shape
 
 SWITCH, LIBRARY, KERNELS = "DEEPNARROW_NATIVE", "DEEPNARROW_LIBRARY", "DEEPNARROW_KERNELS"
-VERSION = 1  # of the interface, as in native/engine.cpp
+VERSION = 2  # of the interface, as in native/engine.cpp
 PRECISIONS = ("float32", "bfloat16", "int8")
 ERROR_BYTES = 256
 
@@ -137,7 +137,8 @@ def open_engine(
     vocab_limit  None: the one of the file
     verify       whether to check the file's hash
     resident     copy the weights into memory of large pages, a third faster to read where that is what a step waits for
-                 (docs/log.md); else the file itself is mapped, which starts at once and is shared among processes
+                 (docs/log.md), if half of the free memory has room for it; else the file itself is mapped, which starts
+                 at once and is shared among processes
 
     Raises `UserError` for a file that is no model or broken, `NotBuiltError` where there is no library.
     """
@@ -215,7 +216,8 @@ class NativeEngine:
         resident: bool = False,
     ) -> None:
         self.library = library()
-        self.file = replace(file, payload=in_large_pages(file.payload)) if resident else file
+        copied = resident and has_room(file.bytes)
+        self.file = replace(file, payload=in_large_pages(file.payload)) if copied else file
         file = self.file
         self.shape, self.precision = file.shape, file.precision
         self.threads = default_threads() if threads is None else threads
@@ -313,14 +315,15 @@ class NativeEngine:
         top: int = 1,
         masks: Sequence[np.ndarray | None] | None = None,
         draws: Sequence[Draw | None] | None = None,
+        logs: bool = True,
     ) -> Chosen:
         if top < 1:
             raise ValueError(f"top must be at least 1, not {top}")
         positions = sum(len(ids) for ids in tokens)
-        found = Chosen(np.empty((positions, top), np.int32), np.empty((positions, top), np.float32))
+        found = Chosen(np.empty((positions, top), np.int32), np.full((positions, top), np.nan, np.float32))
         masked, kept = pointers(masks, positions, self.shape.vocab)
         drawn, which = spelt(draws, positions)
-        self._step(rows, tokens, masked, drawn, which, top, found, None)
+        self._step(rows, tokens, masked, drawn, which, top, found, None, logs)
         del kept  # the masks lived until here
         return found
 
@@ -339,6 +342,7 @@ class NativeEngine:
         top: int,
         found: Chosen | None,
         out: np.ndarray | None,
+        logs: bool = True,
     ) -> None:
         if len(rows) != len(tokens):
             raise ValueError(f"{len(rows)} rows, but tokens for {len(tokens)}")
@@ -359,7 +363,7 @@ class NativeEngine:
                 self.vocab_limit,
                 top,
                 None if found is None else found.ids.ctypes.data,
-                None if found is None else found.logs.ctypes.data,
+                found.logs.ctypes.data if found is not None and logs else None,
                 None if out is None else out.ctypes.data,
                 error,
             ),
@@ -371,6 +375,15 @@ class NativeEngine:
 
 
 LARGE_PAGE = 1 << 21
+SHARE_OF_FREE = 0.5  # of the memory that is free, which a copy may take
+
+
+def has_room(size: int) -> bool:
+    """Whether so many bytes can be copied without crowding out what runs beside."""
+    from deepnarrow.machine import free_memory  # only where a copy is asked for
+
+    free = free_memory()
+    return free is None or size < SHARE_OF_FREE * free
 
 
 def in_large_pages(payload: np.ndarray) -> np.ndarray:

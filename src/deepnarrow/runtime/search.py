@@ -70,6 +70,7 @@ def generate(
     constraints: Sequence[Constraint | None] | None = None,
     drafter: Drafter | None = None,
     memories: Memories | None = None,
+    scores: bool = True,
 ) -> list[list[Output]]:
     """Answers for each input, in the inputs' order; of one input the best first, one with `Greedy`.
 
@@ -83,6 +84,7 @@ def generate(
     constraints  what each answer must be (constrain.py), or None for an input that may be answered freely
     drafter      drafts, to be checked several tokens at once (speculative.py): the same answers sooner; not with `Beam`
     memories     encoded inputs kept from call to call
+    scores       whether the answers' scores are wanted; without, they may be NaN, and `Greedy` is quicker
 
     Ids from the engine's `vocab_limit` on are never generated. Raises `UserError` for an input without tokens, for an
     id outside the model's vocabulary, for impossible limits.
@@ -101,6 +103,7 @@ def generate(
         constraints=constraints,
         drafter=drafter,
         memories=memories,
+        scores=scores,
     )
     found = dict(each)
     return [found[index] for index in range(len(inputs))]
@@ -121,6 +124,7 @@ def generate_each(
     constraints: Sequence[Constraint | None] | None = None,
     drafter: Drafter | None = None,
     memories: Memories | None = None,
+    scores: bool = True,
 ) -> Iterator[tuple[int, list[Output]]]:
     """As `generate`, but each input's index and answers as soon as they are done, so in another order.
 
@@ -137,7 +141,7 @@ def generate_each(
     bare = [without_padding(row) for row in inputs]
     if memories is None and prompts is None and len(set(map(tuple, bare))) < len(bare):
         memories = Memories(REPEATS)
-    return _each(engine, bare, search, limits, batch, on_token, prompts, constraints, drafter, memories)
+    return _each(engine, bare, search, limits, batch, on_token, prompts, constraints, drafter, memories, scores)
 
 
 def _each(
@@ -151,6 +155,7 @@ def _each(
     constraints: Sequence[Constraint | None] | None,
     drafter: Drafter | None,
     memories: Memories | None,
+    scores: bool,
 ) -> Iterator[tuple[int, list[Output]]]:
     budget = max(LEAST, BUDGET // width_of(search))
     waiting = deque(index for rows in batches_by_length(inputs, batch, budget) for index in rows)
@@ -177,7 +182,7 @@ def _each(
                 constraint=None if constraints is None else constraints[index],
                 tell=tell,
             )
-        advance(engine, list(running.values()), drafter)
+        advance(engine, list(running.values()), drafter, scores=scores)
         for index in [index for index, growing in running.items() if growing.done]:
             held -= counted(inputs[index])
             yield index, running.pop(index).outputs()
@@ -226,20 +231,22 @@ def grow(
     return start_lines(engine, memory, search, limits, index=index, source=source, constraint=constraint, tell=tell)
 
 
-def advance(engine: Engine, growing: Sequence[Growing], drafter: Drafter | None = None) -> None:
-    """One step of the decoder for all of these, none of which may be done."""
+def advance(engine: Engine, growing: Sequence[Growing], drafter: Drafter | None = None, *, scores: bool = True) -> None:
+    """One step of the decoder for all of these, none of which may be done; `scores` as in `generate`."""
     if drafter:
         drafter.propose([line for one in growing if isinstance(one, Lines) for line in one.lines if not line.done])
     asked = [one.asks() for one in growing]
     asks = [ask for some in asked for ask in some]
     masks = [mask for ask in asks for mask in ask.masks]
     draws = [draw for ask in asks for draw in ask.draws]
+    top = max(ask.top for ask in asks)
     chosen = engine.step(
         [ask.row for ask in asks],
         [ask.tokens for ask in asks],
-        top=max(ask.top for ask in asks),
+        top=top,
         masks=masks if any(mask is not None for mask in masks) else None,
         draws=draws if any(draw is not None for draw in draws) else None,
+        logs=scores or top > 1,  # a beam goes by them
     )
     at = 0
     for one, some in zip(growing, asked, strict=True):

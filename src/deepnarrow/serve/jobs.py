@@ -53,6 +53,11 @@ class Job:
     tell: bool = True
 
     @property
+    def scored(self) -> bool:
+        """Whether anybody looks at log-probabilities: who is told tokens, and who ranks several answers."""
+        return self.tell or not isinstance(self.search, Greedy)
+
+    @property
     def rows(self) -> int:
         """Sequences it grows at once."""
         return 0 if self.embed else width_of(self.search)
@@ -72,7 +77,7 @@ class Token(NamedTuple):
 
 class Answer(NamedTuple):
     ids: list[int]  # without what ended it
-    score: float
+    score: float  # NaN where nobody was to look at it
     reason: Reason
     tokens: int  # generated, the end included
 

@@ -88,7 +88,7 @@ def open_native(spec: Spec) -> Served:
     folder = native_folder(spec.model, precision, say=say).folder
     file = folder / NAME
     state, checked = state_of(file), was_checked(file)
-    engine: Any = open_engine(file, threads=spec.threads, kernels=spec.kernels, verify=not checked)
+    engine: Any = open_engine(file, threads=spec.threads, kernels=spec.kernels, verify=not checked, resident=True)
     if not checked:
         mark_checked(file, state)
     prompts = {name: native_prompt(run, file, folder) for name, run in spec.prompts.items()}

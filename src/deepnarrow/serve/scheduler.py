@@ -344,6 +344,7 @@ class Scheduler:
             top=min(self.engine.vocab_limit, max(*(ask.top for ask in asks), *tops)),
             masks=masks if any(mask is not None for mask in masks) else None,
             draws=draws if any(draw is not None for draw in draws) else None,
+            logs=any(entry.job.scored for entry in entries),
         )
         now = self.clock()
         self._steps += 1

@@ -115,7 +115,7 @@ void choose(const Kernels& kernels, const float* logits, int64_t vocab, int64_t 
     for (int64_t i = 0; i < top; i++) {
         const bool there = i < (int64_t)found.size();
         ids[i] = there ? (int32_t)found[(size_t)i] : -1;
-        logs[i] = there ? (float)(logits[found[(size_t)i]] - total) : -std::numeric_limits<float>::infinity();
+        if (logs) logs[i] = there ? (float)(logits[found[(size_t)i]] - total) : -std::numeric_limits<float>::infinity();
     }
 }
 

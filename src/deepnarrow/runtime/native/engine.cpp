@@ -21,7 +21,7 @@ using namespace dn;
 
 namespace {
 
-constexpr int32_t VERSION = 1;  // of this interface
+constexpr int32_t VERSION = 2;  // of this interface
 constexpr int64_t ERROR_BYTES = 256;
 #if defined(DN_EMULATED)  // a build for tests, in which other code stands for instructions that the processor lacks
 constexpr bool EMULATED = true;
@@ -143,8 +143,8 @@ EXPORT int32_t dn_cut(Model* model, Row* row, int64_t length, char* error) {
     });
 }
 
-// `masks` and `draws` are null or have an entry for each position, null where nothing is asked for. With `all`, [positions]
-// [vocab], the logits are written there and nothing is chosen.
+// `masks` and `draws` are null or have an entry for each position, null where nothing is asked for. `logs` may be null. With
+// `all`, [positions][vocab], the logits are written there and nothing is chosen.
 EXPORT int32_t dn_step(Model* model, int64_t rows, Row* const* row, const int64_t* counts, const int32_t* tokens,
                        const uint32_t* const* masks, const Draw* draws, const uint8_t* drawn, int64_t limit, int64_t top,
                        int32_t* ids, float* logs, float* all, char* error) {

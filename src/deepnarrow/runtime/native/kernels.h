@@ -22,10 +22,21 @@ struct Matrix {
     Precision precision = FLOAT32;
     const void* data = nullptr;
     const float* scales = nullptr;  // int8: one an output
+    bool positive = false;          // whether its inputs are never negative
     int64_t panels() const { return up(n, LANES) / LANES; }
     int64_t panel_bytes() const {
         return LANES * (precision == FLOAT32 ? 4 * k : precision == BFLOAT16 ? 2 * up(k, 2) : up(k, 4));
     }
+};
+
+// A matrix in 4 bits, to see which few outputs can be the largest: codes -7 .. 7, kept as their value + 8. A panel is
+// [ceil(k/8)][16][4] bytes: of 8 inputs the first four in the low halves, the others in the high ones.
+struct Narrow {
+    int64_t n = 0, k = 0;
+    uint8_t* data = nullptr;
+    float* scales = nullptr;  // one an output: the width of a step
+    int64_t panels() const { return up(n, LANES) / LANES; }
+    int64_t panel_bytes() const { return LANES * up(k, 8) / 2; }
 };
 
 // Keys and values of up to 16 positions of one head: key [width][16], value [16][up(width, 16)].
@@ -43,15 +54,26 @@ struct Best {  // of a stretch of one row of logits
 
 struct Kernels {
     const char* name;
+    int32_t most_code;  // of an int8 row; of one that is never negative it is 127
 
     // Activations as `multiply` wants them. Zero bytes: it reads the float rows themselves.
     int64_t (*packed_bytes)(Precision, int64_t k);
-    void (*pack)(Precision, const float* x, int64_t stride, int64_t m, int64_t k, char* out, int64_t out_bytes);
+    void (*pack)(const Matrix& w, const float* x, int64_t stride, int64_t m, char* out, int64_t out_bytes);
 
     // c[m][16p .. 16p+16) = or += x . w for the panels first .. last-1. `a` holds rows of `a_bytes` bytes; behind an odd k,
     // bfloat16 reads one float more, any finite one, and multiplies it by zero.
     void (*multiply)(const char* a, int64_t a_bytes, int64_t m, const Matrix& w, int64_t first, int64_t last, float* c,
                      int64_t c_stride, bool add);
+
+    // Panels first .. last-1 of a matrix into 4 bits; and c = x . w as `multiply`, with these and int8 activations. Null
+    // where these are not written: then nothing is narrowed.
+    void (*narrow)(const Matrix& w, int64_t first, int64_t last, const Narrow& to);
+    void (*glance)(const char* a, int64_t a_bytes, int64_t m, const Narrow& w, int64_t first, int64_t last, float* c,
+                   int64_t c_stride);
+    // Of one row's glances at panels first .. last-1 (`c` begins with the first's): the largest c - reach * scale that is
+    // allowed, and of each panel the largest c + reach * scale, into upper[panel].
+    float (*bounds)(const float* c, const Narrow& w, int64_t first, int64_t last, float reach, int64_t limit,
+                    const uint32_t* mask, float* upper);
 
     // out = x / rms(x) * weight, a row of k; times `scale`
     void (*norm)(const float* x, const float* weight, int64_t k, float scale, float* out);
@@ -73,8 +95,9 @@ struct Kernels {
     void (*keep)(bool half, const float* key, const float* value, int64_t width, int64_t slot, char* key_block,
                  char* value_block);
 
-    // Statistics of logits [0, count), whose ids begin at `id`; `mask` may be null, bit id % 32 of word id / 32.
-    Best (*best)(const float* logits, int64_t count, int64_t id, int64_t limit, const uint32_t* mask);
+    // Statistics of logits [0, count), whose ids begin at `id`; `mask` may be null, bit id % 32 of word id / 32. Without
+    // `sums` those are left out.
+    Best (*best)(const float* logits, int64_t count, int64_t id, int64_t limit, const uint32_t* mask, bool sums);
     // p[i] = exp((logit[i] - most) / temperature)
     void (*exponential)(const float* logits, int64_t count, float most, float temperature, float* p);
 };

@@ -147,6 +147,15 @@ inline F exponent(const F& x) {
     return y;
 }
 
+// While many rows go over one panel, each brings its share of the next one nearer, which else is waited for.
+struct Soon {
+    const char* from;
+    int64_t each;  // bytes for each part of the work
+    void fetch(int64_t part) const {
+        for (int64_t i = 0; i < each; i += 64) __builtin_prefetch(from + part * each + i, 0, 3);
+    }
+};
+
 // ---- products in float32 and bfloat16 -------------------------------------------------------------------------------
 
 // Few rows do little with what they read, and wait for it: it is asked for this many bytes before. Processors look ahead
@@ -268,91 +277,91 @@ constexpr bool PACKS_BFLOAT = false;
 
 // ---- products in int8 -----------------------------------------------------------------------------------------------
 
-// sum[j] += a[0..3] . w[j][0..3], a row's four bytes against those of 16 outputs
+// sum[j] += a[0..3] . w[j][0..3], a row's four bytes against those of 16 outputs.
+//
+// x86 multiplies unsigned by signed bytes. So weights are read as their value + 128, and 128 times the sum of a row's codes,
+// kept beside it, is taken off again. AVX2 adds pairs of products in 16 bits, where 2 * 255 * 127 has no room: codes have
+// 7 bits there. Rows that are never negative, what ReLU leaves, stand on the unsigned side themselves and keep all 127 steps.
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-// The instruction multiplies unsigned by signed bytes: a row is kept as its value + 128, and 128 times the sum of the
-// weights, counted beside in `shift`, is taken off again.
-constexpr bool SHIFTED = true;
-inline void dot(I& sum, uint32_t four, uint32_t, const I& w) {
-    EVERY_PART {
-#if defined(__AVX512VNNI__)
-        sum.v[part] = (Ints)_mm512_dpbusd_epi32((__m512i)sum.v[part], _mm512_set1_epi32((int)four), (__m512i)w.v[part]);
-#else
-        sum.v[part] =
-            (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum.v[part], _mm256_set1_epi32((int)four), (__m256i)w.v[part]);
-#endif
-    }
-}
+constexpr bool UNSIGNED = true, PAIRED = false;
 #elif defined(__AVX2__)
-constexpr bool SHIFTED = false;
-inline void dot(I& sum, uint32_t four, uint32_t sizes, const I& w) {
-    // |a| * (w with a's sign): unsigned by signed, and since both stay within 127 two products fit 16 bits
-    __m256i a = _mm256_set1_epi32((int)four), size = _mm256_set1_epi32((int)sizes), one = _mm256_set1_epi16(1);
+constexpr bool UNSIGNED = true, PAIRED = true;
+#else
+constexpr bool UNSIGNED = false, PAIRED = false;
+#endif
+constexpr int MOST_CODE = PAIRED ? 63 : 127;
+
+inline uint32_t four_of(const char* bytes) { return load_as<uint32_t>(bytes); }
+
+template <bool POSITIVE>
+inline I weights_of(const char* at) {
+    I w = load_ints(at);
+    if (UNSIGNED && !(PAIRED && POSITIVE)) EVERY_PART w.v[part] = w.v[part] ^ (int32_t)0x80808080;
+    return w;
+}
+
+template <bool POSITIVE>
+inline void dot(I& sum, uint32_t four, const I& w) {
+#if defined(__AVX512VNNI__)
+    const __m512i a = _mm512_set1_epi32((int)four);
+    EVERY_PART sum.v[part] = (Ints)_mm512_dpbusd_epi32((__m512i)sum.v[part], (__m512i)w.v[part], a);
+#elif defined(__AVXVNNI__)
+    const __m256i a = _mm256_set1_epi32((int)four);
+    EVERY_PART sum.v[part] = (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum.v[part], (__m256i)w.v[part], a);
+#elif defined(__AVX2__)
+    const __m256i a = _mm256_set1_epi32((int)four), one = _mm256_set1_epi16(1);
     EVERY_PART {
-        __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8((__m256i)w.v[part], a));
+        const __m256i b = (__m256i)w.v[part];
+        const __m256i pairs = POSITIVE ? _mm256_maddubs_epi16(a, b) : _mm256_maddubs_epi16(b, a);
         sum.v[part] += (Ints)_mm256_madd_epi16(pairs, one);
     }
-}
 #else
-constexpr bool SHIFTED = false;
-inline void dot(I& sum, uint32_t four, uint32_t, const I& w) {
     int32_t a0 = (int8_t)four, a1 = (int8_t)(four >> 8), a2 = (int8_t)(four >> 16), a3 = (int8_t)(four >> 24);
     EVERY_PART {
         Ints x = w.v[part];
         sum.v[part] += ((x << 24) >> 24) * a0 + ((x << 16) >> 24) * a1 + ((x << 8) >> 24) * a2 + (x >> 24) * a3;
     }
+#endif
 }
-#endif
 
-inline uint32_t four_of(const char* bytes) { return load_as<uint32_t>(bytes); }
-
-// Where AVX2 has no such instruction, a row holds its magnitudes too, behind its codes.
-#if defined(__AVX2__)
-constexpr bool SIZED = !SHIFTED;
-#else
-constexpr bool SIZED = false;
-#endif
-inline int64_t scales_at(int64_t k) { return (SIZED ? 2 : 1) * up(k, 64); }
+// A row: its codes, up(k, 64) of them, then a scale a group, then a shift a group: 128 times the sum of its codes.
+inline int64_t scales_at(int64_t k) { return up(k, 64); }
 
 inline int64_t groups(int64_t k) { return (k + GROUP - 1) / GROUP; }
 
-template <int R>
+template <int R, bool POSITIVE>
 inline void tile_bytes(const char* a, int64_t a_bytes, const char* w, int64_t k, const float* scales, float* c,
-                       int64_t c_stride, bool more) {
+                       int64_t c_stride, bool more, const Soon& soon) {
     constexpr int PHASES = R == 1 ? 4 : R == 2 ? 2 : 1;
-    const int64_t fours = (k + 3) / 4, sizes = SIZED ? up(k, 64) : 0;
+    constexpr bool SHIFTED = UNSIGNED && !(PAIRED && POSITIVE);
+    const int64_t fours = (k + 3) / 4;
     F total[R] = {};
     for (int64_t group = 0; group < groups(k); group++) {
-        I sum[PHASES][R] = {}, shift = {};
+        I sum[PHASES][R] = {};
+        if (R > 2) soon.fetch(group);
         int64_t i = group * (GROUP / 4);
         const int64_t end = i + GROUP / 4 < fours ? i + GROUP / 4 : fours;
         for (; i + PHASES <= end; i += PHASES) {
 #pragma GCC unroll 4
             for (int phase = 0; phase < PHASES; phase++) {
                 ask<R>(w + (i + phase) * 64);
-                I b = load_ints(w + (i + phase) * 64);
-                EVERY_ROW {
-                    const char* at = a + r * a_bytes + 4 * (i + phase);
-                    dot(sum[phase][r], four_of(at), four_of(at + sizes), b);
-                }
-                if (SHIFTED) dot(shift, 0x80808080u, 0, b);
+                I b = weights_of<POSITIVE>(w + (i + phase) * 64);
+                EVERY_ROW dot<POSITIVE>(sum[phase][r], four_of(a + r * a_bytes + 4 * (i + phase)), b);
             }
         }
         for (; i < end; i++) {
-            I b = load_ints(w + i * 64);
-            EVERY_ROW {
-                const char* at = a + r * a_bytes + 4 * i;
-                dot(sum[0][r], four_of(at), four_of(at + sizes), b);
-            }
-            if (SHIFTED) dot(shift, 0x80808080u, 0, b);
+            I b = weights_of<POSITIVE>(w + i * 64);
+            EVERY_ROW dot<POSITIVE>(sum[0][r], four_of(a + r * a_bytes + 4 * i), b);
         }
         EVERY_ROW {
-            float scale = load_as<float>(a + r * a_bytes + scales_at(k) + 4 * group);
+            const char* beside = a + r * a_bytes + scales_at(k) + 4 * group;
+            const float scale = load_as<float>(beside);
+            const int32_t shift = SHIFTED ? load_as<int32_t>(beside + 4 * groups(k)) : 0;
             EVERY_PART {
                 Ints s = sum[0][r].v[part];
 #pragma GCC unroll 4
                 for (int phase = 1; phase < PHASES; phase++) s += sum[phase][r].v[part];
-                if (SHIFTED) s -= shift.v[part];
+                if (SHIFTED) s -= shift;
                 total[r].v[part] += __builtin_convertvector(s, Floats) * scale;
             }
         }
@@ -362,28 +371,35 @@ inline void tile_bytes(const char* a, int64_t a_bytes, const char* w, int64_t k,
     put<R>(total, c, c_stride, more);
 }
 
-inline void round_bytes(const float* x, int64_t count, float inverse, char* out) {
-    constexpr uint8_t MIDDLE = SHIFTED ? 128 : 0;
+// Codes of so many numbers; their sum.
+inline int32_t round_bytes(const float* x, int64_t count, float inverse, char* out) {
     int64_t i = 0;
+    int32_t total = 0;
 #if defined(__AVX2__)
     const __m256 scale = _mm256_set1_ps(inverse);
+    __m256i sums = _mm256_setzero_si256();
     for (; i + 32 <= count; i += 32) {
         __m256i q[4];
         for (int j = 0; j < 4; j++) q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * j), scale));
+        const __m256i some = _mm256_add_epi32(q[0], q[1]), others = _mm256_add_epi32(q[2], q[3]);
+        sums = _mm256_add_epi32(sums, _mm256_add_epi32(some, others));
         __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
         bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        bytes = _mm256_xor_si256(bytes, _mm256_set1_epi8((char)MIDDLE));
         _mm256_storeu_si256((__m256i*)(out + i), bytes);
     }
+    int32_t parts[8];
+    _mm256_storeu_si256((__m256i*)parts, sums);
+    for (int j = 0; j < 8; j++) total += parts[j];
 #endif
     for (; i < count; i++) {
-        out[i] = (char)((int8_t)(int)((x[i] * inverse + ROUNDER) - ROUNDER) ^ MIDDLE);
+        out[i] = (char)(int8_t)(int)((x[i] * inverse + ROUNDER) - ROUNDER);
+        total += (int8_t)out[i];
     }
+    return total;
 }
 
-// A row: the codes, up(k, 64) of them, perhaps their magnitudes, then one scale a group, whose largest becomes 127.
-inline void pack_bytes(const float* x, int64_t k, char* out) {
-    const int64_t codes = up(k, 64);
+inline void pack_bytes(const float* x, int64_t k, bool positive, char* out) {
+    const float codes = PAIRED && positive ? 127.0f : (float)MOST_CODE;
     for (int64_t group = 0; group < groups(k); group++) {
         const float* from = x + group * GROUP;
         const int64_t count = k - group * GROUP < GROUP ? k - group * GROUP : GROUP;
@@ -392,12 +408,13 @@ inline void pack_bytes(const float* x, int64_t k, char* out) {
         for (; i + LANES <= count; i += LANES) most = larger(most, magnitude(load(from + i)));
         float largest = most_of(most);
         for (; i < count; i++) largest = fabsf(from[i]) > largest ? fabsf(from[i]) : largest;
-        round_bytes(from, count, largest > 1e-30f ? 127.0f / largest : 0.0f, out + group * GROUP);
-        float scale = largest / 127.0f;
+        const int32_t sum = round_bytes(from, count, largest > 1e-30f ? codes / largest : 0.0f, out + group * GROUP);
+        const float scale = largest / codes;
+        const int32_t shift = 128 * sum;
         memcpy(out + scales_at(k) + 4 * group, &scale, 4);
+        memcpy(out + scales_at(k) + 4 * (groups(k) + group), &shift, 4);
     }
-    memset(out + k, SHIFTED ? 128 : 0, (size_t)(codes - k));
-    for (int64_t i = 0; SIZED && i < codes; i++) out[codes + i] = (char)((int8_t)out[i] < 0 ? -out[i] : out[i]);
+    memset(out + k, 0, (size_t)(up(k, 64) - k));
 }
 
 inline uint16_t to_bfloat(float x) {
@@ -412,30 +429,36 @@ inline void pack_pairs(const float* x, int64_t k, char* out) {
 }
 
 int64_t packed_bytes(Precision precision, int64_t k) {
-    if (precision == INT8) return up(scales_at(k) + 4 * groups(k), 64);
+    if (precision == INT8) return up(scales_at(k) + 8 * groups(k), 64);
     if (precision == BFLOAT16 && PACKS_BFLOAT) return 2 * up(k, 32);
     return 0;
 }
 
-void pack(Precision precision, const float* x, int64_t stride, int64_t m, int64_t k, char* out, int64_t out_bytes) {
+void pack(const Matrix& w, const float* x, int64_t stride, int64_t m, char* out, int64_t out_bytes) {
     for (int64_t row = 0; row < m; row++) {
-        if (precision == INT8)
-            pack_bytes(x + row * stride, k, out + row * out_bytes);
+        if (w.precision == INT8)
+            pack_bytes(x + row * stride, w.k, w.positive, out + row * out_bytes);
         else
-            pack_pairs(x + row * stride, k, out + row * out_bytes);
+            pack_pairs(x + row * stride, w.k, out + row * out_bytes);
     }
 }
 
 template <int R>
 inline void tile(const char* a, int64_t a_bytes, const Matrix& w, int64_t panel, int64_t from, int64_t to, float* c,
-                 int64_t c_stride, bool more) {
+                 int64_t c_stride, bool more, const Soon& soon) {
     const char* data = (const char*)w.data + panel * w.panel_bytes();
     c += panel * LANES;
+    if (w.precision == INT8) {
+        if (PAIRED && w.positive)
+            tile_bytes<R, true>(a, a_bytes, data, w.k, w.scales + panel * LANES, c, c_stride, more, soon);
+        else
+            tile_bytes<R, false>(a, a_bytes, data, w.k, w.scales + panel * LANES, c, c_stride, more, soon);
+        return;
+    }
+    soon.fetch(0);
     if (w.precision == FLOAT32) {
         tile_float<R>((const float*)a + from, a_bytes / 4, (const float*)data + from * LANES, LANES, to - from, c,
                       c_stride, more);
-    } else if (w.precision == INT8) {
-        tile_bytes<R>(a, a_bytes, data, w.k, w.scales + panel * LANES, c, c_stride, more);
     } else {
 #if defined(__AVX512BF16__)
         tile_pairs<R>((const uint32_t*)a + from / 2, a_bytes / 4, (const uint16_t*)data + from * LANES, to - from, c,
@@ -447,22 +470,13 @@ inline void tile(const char* a, int64_t a_bytes, const Matrix& w, int64_t panel,
     }
 }
 
-// While many rows go over one panel, each brings its share of the next one nearer, which else is waited for.
-struct Next {
-    const char* from;
-    int64_t bytes, each;  // to bring in all, and with each row
-    void fetch(int64_t row, int64_t rows) const {
-        const int64_t begin = row * each, end = begin + rows * each < bytes ? begin + rows * each : bytes;
-        for (int64_t i = begin; i < end; i += 64) __builtin_prefetch(from + i, 0, 3);
-    }
-};
-
 template <int R>
 inline void tiles(int64_t& row, int64_t m, const char* a, int64_t a_bytes, const Matrix& w, int64_t panel, int64_t from,
-                  int64_t to, float* c, int64_t c_stride, bool more, const Next& next) {
-    for (; row + R <= m; row += R) {
-        next.fetch(row, R);
-        tile<R>(a + row * a_bytes, a_bytes, w, panel, from, to, c + row * c_stride, c_stride, more);
+                  int64_t to, float* c, int64_t c_stride, bool more, const char* next, int64_t share) {
+    const int64_t parts = w.precision == INT8 ? groups(w.k) : 1;
+    Soon soon = {next + row * share, (R * share + parts - 1) / parts};
+    for (; row + R <= m; row += R, soon.from += R * share) {
+        tile<R>(a + row * a_bytes, a_bytes, w, panel, from, to, c + row * c_stride, c_stride, more, soon);
     }
 }
 
@@ -475,20 +489,164 @@ void multiply(const char* a, int64_t a_bytes, int64_t m, const Matrix& w, int64_
             const int64_t to = from + stretch < w.k ? from + stretch : w.k;
             const bool more = add || from > 0;
             const int64_t bytes = w.panel_bytes() / w.k * (to - from);
-            const Next next = {(const char*)w.data + panel * w.panel_bytes() + w.panel_bytes() / w.k * to,
-                               m >= 2 * ROWS ? bytes : 0, (bytes / m + 64) / 64 * 64};
+            const char* next = (const char*)w.data + panel * w.panel_bytes() + w.panel_bytes() / w.k * to;
+            const int64_t share = m >= 2 * ROWS ? (bytes + m - 1) / m : 0;  // brought by each row
             int64_t row = 0;
             if (w.precision == INT8) {
-                tiles<BYTE_ROWS>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next);
+                tiles<BYTE_ROWS>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next, share);
             } else {
-                tiles<ROWS>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next);
+                tiles<ROWS>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next, share);
             }
-            if (ROWS > 4) tiles<4>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next);
-            tiles<2>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next);
-            tiles<1>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next);
+            if (ROWS > 4) tiles<4>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next, share);
+            tiles<2>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next, share);
+            tiles<1>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next, share);
         }
     }
 }
+
+// ---- a matrix in 4 bits ---------------------------------------------------------------------------------------------
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+constexpr bool NARROWS = true;
+
+// Input k of a panel's 16 outputs; of int8 the codes.
+inline F weights_at(const Matrix& w, const char* panel, int64_t k) {
+    F y;
+    if (w.precision == FLOAT32) return load((const float*)panel + k * LANES);
+    if (w.precision == BFLOAT16) {
+        I both = load_ints((const uint16_t*)panel + k / 2 * 32);
+        EVERY_PART y.v[part] = (Floats)(k % 2 ? both.v[part] & (int32_t)0xffff0000 : both.v[part] << 16);
+        return y;
+    }
+    I four = load_ints(panel + k / 4 * 64);
+    EVERY_PART y.v[part] = __builtin_convertvector((four.v[part] << (int)(24 - k % 4 * 8)) >> 24, Floats);
+    return y;
+}
+
+void narrow(const Matrix& w, int64_t first, int64_t last, const Narrow& to) {
+    const int64_t octets = up(w.k, 8) / 8;
+    for (int64_t panel = first; panel < last; panel++) {
+        const char* from = (const char*)w.data + panel * w.panel_bytes();
+        uint8_t* out = to.data + panel * to.panel_bytes();
+        F most = all(1e-30f);
+        for (int64_t k = 0; k < w.k; k++) most = larger(most, magnitude(weights_at(w, from, k)));
+        const F step = most * all(1.0f / 7), inverse = all(7.0f) / most;
+        store(to.scales + panel * LANES, w.precision == INT8 ? step * load(w.scales + panel * LANES) : step);
+        for (int64_t i = 0; i < octets * 64; i += 64) {
+            uint8_t codes[8][LANES];
+            for (int64_t k = 0; k < 8; k++) {
+                float rounded[LANES];
+                const int64_t at = i / 8 + k;
+                store(rounded, at < w.k ? weights_at(w, from, at) * inverse + all(ROUNDER) : all(ROUNDER));
+                for (int64_t j = 0; j < LANES; j++) codes[k][j] = (uint8_t)(load_as<uint32_t>(rounded + j) + 8);
+            }
+            for (int64_t j = 0; j < 64; j++)
+                out[i + j] = (uint8_t)((codes[j % 4][j / 4] & 15) | codes[4 + j % 4][j / 4] << 4);
+        }
+    }
+}
+
+inline void low_high(const char* at, I& low, I& high) {
+    I both = load_ints(at);
+    EVERY_PART {
+        low.v[part] = both.v[part] & 0x0f0f0f0f;
+        high.v[part] = (Ints)((Words)both.v[part] >> 4) & 0x0f0f0f0f;
+    }
+}
+
+template <int R>
+inline void tile_narrow(const char* a, int64_t a_bytes, const char* w, int64_t k, const float* scales, float* c,
+                        int64_t c_stride) {
+    const int64_t octets = up(k, 8) / 8;
+    F total[R] = {};
+    for (int64_t group = 0; group < groups(k); group++) {
+        int64_t i = group * (GROUP / 8);
+        const int64_t end = i + GROUP / 8 < octets ? i + GROUP / 8 : octets;
+        I sum[R] = {};
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+        for (; i < end; i++) {
+            ask<R>(w + i * 64);
+            I low, high;
+            low_high(w + i * 64, low, high);
+            EVERY_ROW {
+                dot<false>(sum[r], four_of(a + r * a_bytes + 8 * i), low);
+                dot<false>(sum[r], four_of(a + r * a_bytes + 8 * i + 4), high);
+            }
+        }
+#else
+        while (i < end) {  // 16 bits have room for 16 pairs of products, at most 2 * 15 * 63 each
+            const int64_t pause = i + 8 < end ? i + 8 : end;
+            I pairs[R] = {};
+#pragma GCC unroll 1
+            for (; i < pause; i++) {
+                ask<R>(w + i * 64);
+                I low, high;
+                low_high(w + i * 64, low, high);
+                EVERY_ROW {
+                    const __m256i x = _mm256_set1_epi32((int)four_of(a + r * a_bytes + 8 * i));
+                    EVERY_PART pairs[r].v[part] = (Ints)_mm256_add_epi16(
+                        (__m256i)pairs[r].v[part], _mm256_maddubs_epi16((__m256i)low.v[part], x));
+                    const __m256i y = _mm256_set1_epi32((int)four_of(a + r * a_bytes + 8 * i + 4));
+                    EVERY_PART pairs[r].v[part] = (Ints)_mm256_add_epi16(
+                        (__m256i)pairs[r].v[part], _mm256_maddubs_epi16((__m256i)high.v[part], y));
+                }
+            }
+            EVERY_ROW EVERY_PART sum[r].v[part] +=
+                (Ints)_mm256_madd_epi16((__m256i)pairs[r].v[part], _mm256_set1_epi16(1));
+        }
+#endif
+        EVERY_ROW {
+            const char* beside = a + r * a_bytes + scales_at(k) + 4 * group;
+            const float scale = load_as<float>(beside);
+            const int32_t shift = load_as<int32_t>(beside + 4 * groups(k)) / 16;  // 8 times the codes' sum
+            EVERY_PART total[r].v[part] += __builtin_convertvector(sum[r].v[part] - shift, Floats) * scale;
+        }
+    }
+    F each = load(scales);
+    EVERY_ROW store(c + r * c_stride, total[r] * each);
+}
+
+void glance(const char* a, int64_t a_bytes, int64_t m, const Narrow& w, int64_t first, int64_t last, float* c,
+            int64_t c_stride) {
+    for (int64_t panel = first; panel < last; panel++) {
+        const char* data = (const char*)w.data + panel * w.panel_bytes();
+        const float* scales = w.scales + panel * LANES;
+        int64_t row = 0;
+        const auto at = [&] { return c + row * c_stride + panel * LANES; };
+        for (; row + 4 <= m; row += 4) tile_narrow<4>(a + row * a_bytes, a_bytes, data, w.k, scales, at(), c_stride);
+        for (; row + 2 <= m; row += 2) tile_narrow<2>(a + row * a_bytes, a_bytes, data, w.k, scales, at(), c_stride);
+        for (; row < m; row++) tile_narrow<1>(a + row * a_bytes, a_bytes, data, w.k, scales, at(), c_stride);
+    }
+}
+
+float bounds(const float* c, const Narrow& w, int64_t first, int64_t last, float reach, int64_t limit,
+             const uint32_t* mask, float* upper) {
+    const F by = all(reach);
+    F lower = all(-INFINITY);
+    for (int64_t panel = first; panel < last; panel++, c += LANES) {
+        const int64_t id = panel * LANES;
+        uint32_t allowed = mask ? mask[id / 32] >> (id % 32) & 0xffff : 0xffff;
+        if (id + LANES > limit) allowed &= id < limit ? (1u << (limit - id)) - 1 : 0;
+        F here = load(c);
+        if (allowed != 0xffff) {
+            float some[LANES];
+            store(some, here);
+            for (int64_t i = 0; i < LANES; i++)
+                if (!(allowed >> i & 1)) some[i] = -INFINITY;
+            here = load(some);
+        }
+        const F far = by * load(w.scales + id);
+        lower = larger(lower, here - far);
+        upper[panel] = most_of(here + far);
+    }
+    return most_of(lower);
+}
+#else
+constexpr bool NARROWS = false;
+void narrow(const Matrix&, int64_t, int64_t, const Narrow&) {}
+void glance(const char*, int64_t, int64_t, const Narrow&, int64_t, int64_t, float*, int64_t) {}
+float bounds(const float*, const Narrow&, int64_t, int64_t, float, int64_t, const uint32_t*, float*) { return 0; }
+#endif
 
 // ---- rows -----------------------------------------------------------------------------------------------------------
 
@@ -594,8 +752,6 @@ inline uint16_t to_half(float x) {
 
 inline F load_kept(const float* from) { return load(from); }
 inline F load_kept(const uint16_t* from) { return load_half(from); }
-inline void keep_one(float* to, float x) { *to = x; }
-inline void keep_one(uint16_t* to, float x) { *to = to_half(x); }
 
 // exp(scores - most) in place, zero from `count` to the next 16; their sum
 inline float exponentials(float* scores, int64_t count, float most) {
@@ -622,9 +778,16 @@ void attend_kept(const float* query, int64_t width, const Past& past, const floa
     float most = -INFINITY;
     for (int64_t at = 0; at < count; at += LANES) {
         const T* key = (const T*)(past.blocks[at / LANES] + past.key);
+        // The next block lies elsewhere in memory, and this one's values are read soon.
+        const char* next = at + LANES < count ? past.blocks[at / LANES + 1] + past.key : (const char*)key;
+        const char* values = past.blocks[at / LANES] + past.value;
         F sum[4] = {};
         int64_t i = 0;
         for (; i + 4 <= width; i += 4) {
+            for (int64_t line = 0; line < 4 * LANES * (int64_t)sizeof(T); line += 64) {
+                __builtin_prefetch(next + i * LANES * (int64_t)sizeof(T) + line, 0, 3);
+                __builtin_prefetch(values + i * LANES * (int64_t)sizeof(T) + line, 0, 3);
+            }
 #pragma GCC unroll 4
             for (int j = 0; j < 4; j++) add_product(sum[j], query[i + j], load_kept(key + (i + j) * LANES));
         }
@@ -734,10 +897,30 @@ void attend_all(const float* query, const float* key, const float* value, int64_
                        out + row * out_stride, out_stride);
 }
 
-template <class T>
-void keep_as(const float* key, const float* value, int64_t width, int64_t slot, T* keys, T* values) {
-    for (int64_t i = 0; i < width; i++) keep_one(keys + i * LANES + slot, key[i]);
-    for (int64_t i = 0; i < width; i++) keep_one(values + slot * up(width, LANES) + i, value[i]);
+void keep_as(const float* key, const float* value, int64_t width, int64_t slot, float* keys, float* values) {
+    for (int64_t i = 0; i < width; i++) keys[i * LANES + slot] = key[i];
+    memcpy(values + slot * up(width, LANES), value, (size_t)width * 4);
+}
+
+void keep_as(const float* key, const float* value, int64_t width, int64_t slot, uint16_t* keys, uint16_t* values) {
+    values += slot * up(width, LANES);
+    int64_t i = 0;
+#if defined(__F16C__)
+    const __m256 least = _mm256_set1_ps(-65504.0f), most = _mm256_set1_ps(65504.0f);
+    const auto halves = [&](const float* from) {
+        return _mm256_cvtps_ph(_mm256_min_ps(_mm256_max_ps(_mm256_loadu_ps(from), least), most), 0);
+    };
+    for (; i + 8 <= width; i += 8) {
+        _mm_storeu_si128((__m128i*)(values + i), halves(value + i));
+        uint16_t eight[8];
+        _mm_storeu_si128((__m128i*)eight, halves(key + i));
+        for (int64_t j = 0; j < 8; j++) keys[(i + j) * LANES + slot] = eight[j];
+    }
+#endif
+    for (; i < width; i++) {
+        keys[i * LANES + slot] = to_half(key[i]);
+        values[i] = to_half(value[i]);
+    }
 }
 
 void keep(bool half, const float* key, const float* value, int64_t width, int64_t slot, char* keys, char* values) {
@@ -749,17 +932,19 @@ void keep(bool half, const float* key, const float* value, int64_t width, int64_
 
 // ---- logits ---------------------------------------------------------------------------------------------------------
 
-Best best(const float* logits, int64_t count, int64_t id, int64_t limit, const uint32_t* mask) {
+Best best(const float* logits, int64_t count, int64_t id, int64_t limit, const uint32_t* mask, bool sums) {
     Best found;
     F many = all(-INFINITY);
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) many = larger(many, load(logits + i));
     found.most = i ? most_of(many) : -INFINITY;
     for (; i < count; i++) found.most = logits[i] > found.most ? logits[i] : found.most;
-    F sum = all(0.0f), shift = all(found.most);
-    for (i = 0; i + LANES <= count; i += LANES) sum = sum + exponent(load(logits + i) - shift);
-    found.sum = sum_of(sum);
-    for (; i < count; i++) found.sum += expf(logits[i] - found.most);
+    if (sums) {
+        F sum = all(0.0f), shift = all(found.most);
+        for (i = 0; i + LANES <= count; i += LANES) sum = sum + exponent(load(logits + i) - shift);
+        found.sum = sum_of(sum);
+        for (; i < count; i++) found.sum += expf(logits[i] - found.most);
+    }
 
     const int64_t end = limit - id < count ? limit - id : count;
     found.value = -INFINITY;
@@ -798,8 +983,14 @@ void exponential(const float* logits, int64_t count, float most, float temperatu
 }
 
 constexpr Kernels table(const char* name) {
-    return {name,  packed_bytes,      pack, multiply, norm,        activate, attend, attend_all,
-            attend_all_floats, keep, best,     exponential};
+    return {name,     MOST_CODE,
+            packed_bytes, pack,
+            multiply, NARROWS ? narrow : nullptr,
+            NARROWS ? glance : nullptr, NARROWS ? bounds : nullptr,
+            norm,     activate,
+            attend,   attend_all,
+            attend_all_floats, keep,
+            best,     exponential};
 }
 
 }  // namespace

@@ -15,7 +15,16 @@ constexpr int64_t LINE = 64;          // sections and rows begin on cache lines
 constexpr int64_t ALONE_ROWS = 72;    // rows that one thread takes through a whole encoder layer at a time
 constexpr int64_t FEW_ROWS = 24;      // below it the threads share the columns instead
 constexpr int64_t SMALL = 1 << 15;    // products that are not worth a second thread
-constexpr int64_t GLANCE = 1 << 12;   // nor looks at a past of so many numbers
+constexpr int64_t SHORT = 1 << 12;    // nor looks at a past of so many numbers
+
+// A step that asks for no more than the likeliest ids first looks at the output matrix in 4 bits.
+constexpr int64_t GLANCE_ROWS = 8;     // of more, arithmetic is what takes the time, and 4 bits save none
+constexpr int64_t GLANCE_VOCAB = 4096; // of fewer, little is to be saved
+constexpr int64_t GLANCE_STEPS = 8;    // from so many on the matrix has been narrowed: an answer of a word is done sooner
+// The error of a glance is a sum of roundings, each within half a step: normal, with sqrt(1/12) of a step times the length of
+// the row. Missing the largest takes an error of REACH sqrt(2) times that between two outputs: one in 10^12. Where the row
+// was not in codes before, its own rounding comes to it, by weights of at most WEIGHT steps (root mean square).
+constexpr double REACH = 5.0, WEIGHT = 4.0;
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
 
@@ -110,6 +119,7 @@ void walk_stack(Walk& walk, const Shape& s, int64_t layers, bool cross, Stack* s
         b.feed_norm = walk.vector(s.d_model);
         b.wi = walk.matrix(feed, s.d_model, precision);
         b.wo = walk.matrix(s.d_model, s.d_ff, precision);
+        b.wo.positive = s.activation == RELU;
         stack->blocks.push_back(b);
     }
     stack->norm = walk.vector(s.d_model);
@@ -141,6 +151,12 @@ Model::Model(const Shape& given, const char* payload, int64_t bytes, int count, 
     vocab_stride_ = up(shape.vocab, LANES);
 }
 
+// Panels that one thread takes at a time.
+int64_t Model::stretch(int64_t panels) const {
+    const int64_t parts = 8 * threads.count();
+    return std::max<int64_t>(1, (panels + parts - 1) / parts);
+}
+
 // ---- products -------------------------------------------------------------------------------------------------------
 
 void Model::multiply(const float* x, int64_t stride, int64_t m, const Matrix& w, float* c, int64_t c_stride, bool add) {
@@ -149,10 +165,10 @@ void Model::multiply(const float* x, int64_t stride, int64_t m, const Matrix& w,
     if (const int64_t bytes = kernels->packed_bytes(w.precision, w.k)) {
         char* packed = packed_.bytes(m * bytes);
         if (m * w.k <= SMALL) {
-            kernels->pack(w.precision, x, stride, m, w.k, packed, bytes);
+            kernels->pack(w, x, stride, m, packed, bytes);
         } else {
             threads.each(m, [&](int64_t row, int) {
-                kernels->pack(w.precision, x + row * stride, stride, 1, w.k, packed + row * bytes, bytes);
+                kernels->pack(w, x + row * stride, stride, 1, packed + row * bytes, bytes);
             });
         }
         a = packed;
@@ -172,7 +188,7 @@ void Model::multiply_alone(const float* x, int64_t stride, int64_t m, const Matr
     int64_t a_bytes = 4 * stride;
     if (const int64_t bytes = kernels->packed_bytes(w.precision, w.k)) {
         a = packed.bytes(m * bytes);
-        kernels->pack(w.precision, x, stride, m, w.k, (char*)a, bytes);
+        kernels->pack(w, x, stride, m, (char*)a, bytes);
         a_bytes = bytes;
     }
     kernels->multiply(a, a_bytes, m, w, 0, w.panels(), c, c_stride, add);
@@ -468,7 +484,7 @@ void Model::attend(const float* query, int64_t stride, int64_t layer, bool cross
         kernels->attend(half(), query + position * stride + head * s.d_kv, s.d_kv, past, line,
                         own_[thread].scores.of(up(longest, LANES)), out + position * out_stride + head * s.d_kv);
     };
-    if (work * s.inner() <= GLANCE) {
+    if (work * s.inner() <= SHORT) {
         for (int64_t task = 0; task < n * s.heads; task++) one(task, 0);
     } else {
         threads.each(n * s.heads, one);
@@ -535,32 +551,121 @@ void Model::step(const std::vector<Row*>& rows, const std::vector<int64_t>& coun
     int64_t a_bytes = 4 * stride_;
     if (const int64_t bytes = kernels->packed_bytes(w.precision, w.k)) {
         a = packed_.bytes(n * bytes);
-        kernels->pack(w.precision, normed, stride_, n, w.k, (char*)a, bytes);
+        kernels->pack(w, normed, stride_, n, (char*)a, bytes);
         a_bytes = bytes;
     }
+    bool drawn = top > 1;
+    for (const Wish& wish : wishes) drawn = drawn || wish.draw;
+    if (!wishes.empty() && !logs && !drawn && glances(n)) {
+        glance(a, a_bytes, normed, wishes, limit, ids);
+        return;
+    }
     // A stretch of the vocabulary is looked through while it still lies in the cache of the thread that made it.
-    const int64_t panels = w.panels(), parts = 8 * threads.count(), each = std::max<int64_t>(1, (panels + parts - 1) / parts);
-    const int64_t stretches = (panels + each - 1) / each;
+    const int64_t panels = w.panels(), each = stretch(panels), stretches = (panels + each - 1) / each;
     std::vector<Best> bests((size_t)(wishes.empty() ? 0 : stretches * n));
-    threads.each(stretches, [&](int64_t stretch, int) {
-        const int64_t first = stretch * each, last = std::min(panels, first + each);
+    threads.each(stretches, [&](int64_t part, int) {
+        const int64_t first = part * each, last = std::min(panels, first + each);
         kernels->multiply(a, a_bytes, n, w, first, last, logits_, vocab_stride_, false);
         const int64_t id = first * LANES, count = std::min(last * LANES, shape.vocab) - id;
         for (int64_t i = 0; i < (int64_t)wishes.size(); i++)
-            bests[(size_t)(i * stretches + stretch)] =
-                kernels->best(logits_ + i * vocab_stride_ + id, count, id, limit, wishes[(size_t)i].mask);
+            bests[(size_t)(i * stretches + part)] = kernels->best(logits_ + i * vocab_stride_ + id, count, id, limit,
+                                                                  wishes[(size_t)i].mask, logs != nullptr);
     });
     if (wishes.empty()) return;
     const auto pick = [&](int64_t i, int) {
         choose(*kernels, logits(i), shape.vocab, limit, wishes[(size_t)i], &bests[(size_t)(i * stretches)], stretches, top,
-               ids + i * top, logs + i * top);
+               ids + i * top, logs ? logs + i * top : nullptr);
     };
-    bool drawn = top > 1;
-    for (const Wish& wish : wishes) drawn = drawn || wish.draw;
     if (drawn) {
         threads.each(n, pick);
     } else {
         for (int64_t i = 0; i < n; i++) pick(i, 0);
+    }
+}
+
+// ---- the likeliest by a glance --------------------------------------------------------------------------------------
+
+bool Model::glances(int64_t n) {
+    const Matrix& w = weights_.output;
+    if (!kernels->glance || n > GLANCE_ROWS || w.n < GLANCE_VOCAB) return false;
+    if (narrow_.data) return true;
+    if (++glanced_ < GLANCE_STEPS) return false;
+    narrow_.n = w.n;
+    narrow_.k = w.k;
+    narrow_.scales = narrow_scales_.of(w.panels() * LANES);
+    narrow_.data = (uint8_t*)narrow_data_.bytes(w.panels() * narrow_.panel_bytes());
+    const int64_t each = stretch(w.panels());
+    threads.each((w.panels() + each - 1) / each, [&](int64_t part, int) {
+        kernels->narrow(w, part * each, std::min(w.panels(), (part + 1) * each), narrow_);
+    });
+    return true;
+}
+
+void Model::glance(const char* a, int64_t a_bytes, const float* normed, const std::vector<Wish>& wishes, int64_t limit,
+                   int32_t* ids) {
+    const Matrix& w = weights_.output;
+    const int64_t n = (int64_t)wishes.size(), panels = w.panels(), each = stretch(panels),
+                  stretches = (panels + each - 1) / each;
+    const char* codes = a;
+    int64_t code_bytes = a_bytes;
+    Matrix bytes = w;  // as if it were one of int8: what a glance multiplies by
+    if (w.precision != INT8) {
+        bytes.precision = INT8;
+        code_bytes = kernels->packed_bytes(INT8, w.k);
+        codes = codes_.bytes(n * code_bytes);
+        kernels->pack(bytes, normed, stride_, n, (char*)codes, code_bytes);
+    }
+    std::vector<float> reach((size_t)n), lower((size_t)(n * stretches));
+    for (int64_t i = 0; i < n; i++) {
+        const float* x = normed + i * stride_;
+        double squares = 0, rounded = 0;  // of the row, and of what its codes leave out
+        for (int64_t from = 0; from < w.k; from += GROUP) {
+            float most = 0;
+            for (int64_t j = from; j < std::min(w.k, from + GROUP); j++) {
+                squares += (double)x[j] * x[j];
+                most = std::max(most, std::fabs(x[j]));
+            }
+            const double step = most / kernels->most_code;
+            if (w.precision != INT8) rounded += step * step / 12 * GROUP;
+        }
+        reach[(size_t)i] = (float)(REACH * std::sqrt(squares / 12 + WEIGHT * WEIGHT * rounded));
+    }
+    float* upper = upper_.of(n * panels);
+    threads.each(stretches, [&](int64_t part, int) {
+        const int64_t first = part * each, last = std::min(panels, first + each);
+        kernels->glance(codes, code_bytes, n, narrow_, first, last, logits_, vocab_stride_);
+        for (int64_t i = 0; i < n; i++)
+            lower[(size_t)(i * stretches + part)] =
+                kernels->bounds(logits_ + i * vocab_stride_ + first * LANES, narrow_, first, last, reach[(size_t)i], limit,
+                                wishes[(size_t)i].mask, upper + i * panels);
+    });
+    // Every panel that may hold a row's largest is computed as it would have been without glances.
+    std::vector<std::pair<int64_t, int64_t>> near;
+    for (int64_t i = 0; i < n; i++) {
+        const auto* begin = &lower[(size_t)(i * stretches)];
+        const float edge = *std::max_element(begin, begin + stretches);
+        for (int64_t panel = 0; panel < panels; panel++)
+            if (upper[i * panels + panel] >= edge) near.emplace_back(i, panel);
+    }
+    std::vector<Best> bests(near.size());
+    const int64_t share = std::max<int64_t>(4, ((int64_t)near.size() + 2 * threads.count() - 1) / (2 * threads.count()));
+    threads.each(((int64_t)near.size() + share - 1) / share, [&](int64_t part, int) {
+        for (size_t at = (size_t)(part * share); at < std::min(near.size(), (size_t)((part + 1) * share)); at++) {
+            const auto [i, panel] = near[at];
+            float* line = logits_ + i * vocab_stride_;
+            kernels->multiply(a + i * a_bytes, a_bytes, 1, w, panel, panel + 1, line, vocab_stride_, false);
+            const int64_t id = panel * LANES, count = std::min(LANES, shape.vocab - id);
+            bests[at] = kernels->best(line + id, count, id, limit, wishes[(size_t)i].mask, false);
+        }
+    });
+    std::fill(ids, ids + n, -1);
+    std::vector<float> value((size_t)n);
+    for (size_t at = 0; at < near.size(); at++) {
+        const int64_t i = near[at].first;
+        const Best& best = bests[at];
+        if (best.id < 0 || (ids[i] >= 0 && best.value <= value[(size_t)i])) continue;
+        value[(size_t)i] = best.value;
+        ids[i] = (int32_t)best.id;
     }
 }
 

@@ -110,7 +110,7 @@ class Model {
     void hidden(const Encoding& encoding, float* out) const;
 
     // `tokens` of all rows one behind the other. Afterwards logits() holds a line for each, and with wishes, `top` ids
-    // below `limit` and their log-probabilities are chosen for each.
+    // below `limit` and their log-probabilities are chosen for each; `logs` may be null, which is quicker.
     void step(const std::vector<Row*>& rows, const std::vector<int64_t>& counts, const int32_t* tokens,
               const std::vector<Wish>& wishes, int64_t limit, int64_t top, int32_t* ids, float* logs);
     const float* logits(int64_t position) const { return logits_ + position * vocab_stride_; }
@@ -139,6 +139,10 @@ class Model {
     void remember_layer(Encoding& encoding, int64_t layer);
     void decode_layer(const Block& block, int64_t layer);
     void grow(const std::vector<Row*>& rows, const std::vector<int64_t>& counts);
+    int64_t stretch(int64_t panels) const;
+    bool glances(int64_t n);  // whether a step of so many positions looks at the output matrix in 4 bits first
+    void glance(const char* a, int64_t a_bytes, const float* normed, const std::vector<Wish>& wishes, int64_t limit,
+                int32_t* ids);
     void attend(const float* query, int64_t stride, int64_t layer, bool cross, float* out, int64_t out_stride);
 
     // c = or += x . w, by all threads over w's panels
@@ -152,6 +156,9 @@ class Model {
     Weights weights_;
     int64_t stride_, wide_, hidden_stride_, vocab_stride_;
     Floats packed_, x_, normed_, wide_rows_, mixed_, feed_, logits_room_, encoder_bias_, decoder_bias_;
+    Narrow narrow_;
+    Floats narrow_data_, narrow_scales_, codes_, upper_;
+    int64_t glanced_ = 0;
     struct Own {  // of each thread
         Floats packed, normed, wide, feed, scores;
     };

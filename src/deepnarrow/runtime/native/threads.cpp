@@ -18,7 +18,7 @@ static inline void pause() {
 #endif
 }
 
-Threads::Threads(int count) {
+Threads::Threads(int count) : stretches_((size_t)count) {
     for (int thread = 1; thread < count; thread++) workers_.emplace_back([this, thread] { work(thread); });
 }
 
@@ -33,10 +33,13 @@ Threads::~Threads() {
 }
 
 void Threads::run(int64_t tasks, Call call, const void* with) {
-    tasks_ = tasks;
     call_ = call;
     with_ = with;
-    next_ = 0;
+    const int64_t threads = count();
+    for (int64_t i = 0; i < threads; i++) {
+        stretches_[(size_t)i].next = tasks * i / threads;
+        stretches_[(size_t)i].end = tasks * (i + 1) / threads;
+    }
     open_ = true;
     round_++;
     if (asleep_ > 0) {
@@ -50,7 +53,10 @@ void Threads::run(int64_t tasks, Call call, const void* with) {
 }
 
 void Threads::take(int thread) {
-    for (int64_t task = next_++; task < tasks_; task = next_++) call_(with_, task, thread);
+    for (int i = 0; i < count(); i++) {
+        Stretch& stretch = stretches_[(size_t)((thread + i) % count())];
+        for (int64_t task = stretch.next++; task < stretch.end; task = stretch.next++) call_(with_, task, thread);
+    }
 }
 
 void Threads::work(int thread) {

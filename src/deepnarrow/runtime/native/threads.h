@@ -20,7 +20,8 @@ class Threads {
 
     int count() const { return (int)workers_.size() + 1; }
 
-    // work(task, thread) for every task of 0 .. tasks-1, each once; back when all are done
+    // work(task, thread) for every task of 0 .. tasks-1, each once; back when all are done. Each thread has its own stretch
+    // of tasks, one after the other as the weights lie in memory, and then helps with those of others.
     template <class Work>
     void each(int64_t tasks, const Work& work) {
         if (tasks <= 1 || workers_.empty()) {
@@ -42,8 +43,11 @@ class Threads {
     std::atomic<uint32_t> round_{0};
     std::atomic<bool> open_{false}, over_{false};
     std::atomic<int> inside_{0}, asleep_{0};
-    std::atomic<int64_t> next_{0};
-    int64_t tasks_ = 0;
+    struct alignas(64) Stretch {
+        std::atomic<int64_t> next{0};
+        int64_t end = 0;
+    };
+    std::vector<Stretch> stretches_;
     Call call_ = nullptr;
     const void* with_ = nullptr;
 };
