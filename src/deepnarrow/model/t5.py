@@ -105,6 +105,13 @@ class Stack(nn.Module):
         return [cast(Block, block).cross_attention.look_at(memory_BMD) for block in self.blocks]
 
 
+class Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        """Nothing is drawn where there is no memory yet: torch would import its compiler for it, two seconds' work."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class T5(nn.Module):
     """A text-to-text transformer of the given shape, in float32, its weights not yet set (see `initialise`).
 
@@ -129,7 +136,7 @@ class T5(nn.Module):
         if not 0.0 <= dropout < 1.0:
             raise UserError(f"dropout must be at least 0 and below 1, not {dropout}")
         self.shape, self.dropout = shape, dropout
-        self.embedding = nn.Embedding(shape.vocab, shape.d_model)
+        self.embedding = Embedding(shape.vocab, shape.d_model)
         self.prompt: nn.Parameter | None
         self.register_parameter("prompt", None)
         # With shared stacks there is one, the decoder's, and the encoder walks it without its cross-attention.
