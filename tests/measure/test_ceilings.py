@@ -2,7 +2,6 @@
 
 import time
 
-import pytest
 import torch
 
 from deepnarrow.measure.ceilings import ceilings, elapsed, gemm_gflops, read_bandwidth
@@ -23,7 +22,6 @@ def test_measuring_products_keeps_to_its_time() -> None:
     assert time.perf_counter() - began < 5  # the first, smallest size always runs
 
 
-@pytest.mark.slow
 def test_another_number_of_threads_is_another_ceiling() -> None:
     before = torch.get_num_threads()
     found = ceilings()

@@ -16,10 +16,12 @@ from statistics import median
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-PRODUCTS = ((1024, 1024, 1024), (2048, 512, 2048), (2048, 2048, 2048))  # rows, inner, columns; T5-like, then square
+# Rows, inner, columns: first a small one, which shows whether larger ones fit the time (without units for bfloat16 a
+# processor may do half a GFLOP/s in it), then some like T5's, then a large square.
+PRODUCTS = ((512, 512, 512), (1024, 1024, 1024), (2048, 512, 2048), (2048, 2048, 2048))
 PRODUCTS_CUDA = ((4096, 1024, 4096), (4096, 4096, 4096), (8192, 8192, 8192))
 REPEATS = 5
-GEMM_SECONDS = 0.8  # for each dtype; a size that would take longer than what is left is not begun
+GEMM_SECONDS = 0.8  # for each dtype; a size of which one product would take longer than what is left is not begun
 READ_SECONDS = 0.15  # for each working set
 BEYOND_CACHE = 2**28  # bytes; larger than any last-level cache of today's processors but a few servers'
 BEYOND_CACHE_CUDA = 2**31
@@ -62,13 +64,14 @@ def gemm_gflops(dtype: str, device: str = "cpu", *, seconds: float = GEMM_SECOND
     best, began = 0.0, time.perf_counter()
     for rows, inner, columns in PRODUCTS_CUDA if where.type == "cuda" else PRODUCTS:
         flops = 2 * rows * inner * columns
-        spent = time.perf_counter() - began
-        if best and spent + flops / (best * 1e9) * (REPEATS + 1) > seconds:
+        if best and time.perf_counter() - began + flops / (best * 1e9) > seconds:
             break
         left = torch.randn(rows, inner, device=where, dtype=DTYPES[dtype])
         right = torch.randn(inner, columns, device=where, dtype=DTYPES[dtype])
         out = torch.empty(rows, columns, device=where, dtype=DTYPES[dtype])
-        taken = [elapsed(partial(torch.mm, left, right, out=out), where) for _ in range(REPEATS + 1)]
+        taken: list[float] = []
+        while len(taken) < 2 or (len(taken) <= REPEATS and time.perf_counter() - began < seconds):
+            taken.append(elapsed(partial(torch.mm, left, right, out=out), where))
         best = max(best, flops / median(taken[1:]) / 1e9)  # the first warms up
     return best
 
