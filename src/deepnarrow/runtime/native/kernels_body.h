@@ -504,6 +504,26 @@ void multiply(const char* a, int64_t a_bytes, int64_t m, const Matrix& w, int64_
     }
 }
 
+// The 16 ids from `id` on that a mask allows and that are below `limit`, one bit each.
+inline uint32_t allowed_of(const uint32_t* mask, int64_t id, int64_t limit) {
+    uint32_t allowed = 0xffff;
+    if (mask) {
+        allowed = mask[id / 32] >> (id % 32);
+        if (id % 32 > 16 && id + 32 - id % 32 < limit) allowed |= mask[id / 32 + 1] << (32 - id % 32);
+        allowed &= 0xffff;
+    }
+    if (id + LANES > limit) allowed &= id < limit ? (1u << (limit - id)) - 1 : 0;
+    return allowed;
+}
+
+// Up to 16 numbers, -inf in place of those that are not allowed or not there.
+inline F load_allowed(const float* from, int64_t count, uint32_t allowed) {
+    if (allowed == 0xffff && count >= LANES) return load(from);
+    float some[LANES];
+    for (int64_t i = 0; i < LANES; i++) some[i] = i < count && (allowed >> i & 1) ? from[i] : -INFINITY;
+    return load(some);
+}
+
 // ---- a matrix in 4 bits ---------------------------------------------------------------------------------------------
 
 #if defined(__AVX2__) || defined(__AVX512F__)
@@ -625,16 +645,7 @@ float bounds(const float* c, const Narrow& w, int64_t first, int64_t last, float
     F lower = all(-INFINITY);
     for (int64_t panel = first; panel < last; panel++, c += LANES) {
         const int64_t id = panel * LANES;
-        uint32_t allowed = mask ? mask[id / 32] >> (id % 32) & 0xffff : 0xffff;
-        if (id + LANES > limit) allowed &= id < limit ? (1u << (limit - id)) - 1 : 0;
-        F here = load(c);
-        if (allowed != 0xffff) {
-            float some[LANES];
-            store(some, here);
-            for (int64_t i = 0; i < LANES; i++)
-                if (!(allowed >> i & 1)) some[i] = -INFINITY;
-            here = load(some);
-        }
+        const F here = load_allowed(c, LANES, allowed_of(mask, id, limit));
         const F far = by * load(w.scales + id);
         lower = larger(lower, here - far);
         upper[panel] = most_of(here + far);
@@ -813,6 +824,9 @@ void attend_kept(const float* query, int64_t width, const Past& past, const floa
         F mixed[4] = {};
         for (int64_t at = 0; at < count; at++) {
             const T* value = (const T*)(past.blocks[at / LANES] + past.value) + (at % LANES) * padded + first;
+            // Behind a head's values stand the next head's keys, whose turn is next.
+            __builtin_prefetch((const char*)value + padded * LANES * (int64_t)sizeof(T), 0, 3);
+            __builtin_prefetch((const char*)value + padded * LANES * (int64_t)sizeof(T) + 64, 0, 3);
             if (columns == 4 * LANES) {
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; j++) add_product(mixed[j], scores[at], load_kept(value + j * LANES));
@@ -934,43 +948,39 @@ void keep(bool half, const float* key, const float* value, int64_t width, int64_
 
 Best best(const float* logits, int64_t count, int64_t id, int64_t limit, const uint32_t* mask, bool sums) {
     Best found;
-    F many = all(-INFINITY);
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) many = larger(many, load(logits + i));
-    found.most = i ? most_of(many) : -INFINITY;
-    for (; i < count; i++) found.most = logits[i] > found.most ? logits[i] : found.most;
+    found.most = found.value = -INFINITY;
     if (sums) {
+        F many = all(-INFINITY);
+        int64_t i = 0;
+        for (; i + LANES <= count; i += LANES) many = larger(many, load(logits + i));
+        found.most = i ? most_of(many) : -INFINITY;
+        for (; i < count; i++) found.most = logits[i] > found.most ? logits[i] : found.most;
         F sum = all(0.0f), shift = all(found.most);
         for (i = 0; i + LANES <= count; i += LANES) sum = sum + exponent(load(logits + i) - shift);
         found.sum = sum_of(sum);
         for (; i < count; i++) found.sum += expf(logits[i] - found.most);
     }
-
+    // The largest of every stretch of 16 vectors, so that its id is looked for in one of them alone.
     const int64_t end = limit - id < count ? limit - id : count;
-    found.value = -INFINITY;
-    if (!mask) {
-        if (end == count) {
-            found.value = found.most;
-        } else {
-            for (i = 0; i < end; i++) found.value = logits[i] > found.value ? logits[i] : found.value;
+    int64_t at = -1;
+    for (int64_t first = 0; first < end; first += LANES * LANES) {
+        const int64_t last = first + LANES * LANES < end ? first + LANES * LANES : end;
+        F many = all(-INFINITY);
+        for (int64_t i = first; i < last; i += LANES) {
+            const uint32_t allowed = mask ? allowed_of(mask, id + i, limit) : 0xffff;
+            if (allowed) many = larger(many, load_allowed(logits + i, end - i, allowed));
         }
-        for (i = 0; i < end; i++) {
-            if (logits[i] == found.value) {
-                found.id = id + i;
-                break;
-            }
+        const float here = most_of(many);
+        if (here > found.value) {
+            found.value = here;
+            at = first;
         }
-        return found;
     }
-    for (i = 0; i < end; i++) {
-        const int64_t at = id + i;
-        if (!mask[at / 32]) {  // nothing of these 32
-            i += 31 - at % 32;
-            continue;
-        }
-        if ((mask[at / 32] >> (at % 32) & 1) && (found.id < 0 || logits[i] > found.value)) {
-            found.value = logits[i];
-            found.id = at;
+    for (int64_t i = at; at >= 0 && i < end; i++) {
+        const int64_t it = id + i;
+        if (logits[i] == found.value && (!mask || (mask[it / 32] >> (it % 32) & 1))) {
+            found.id = it;
+            break;
         }
     }
     return found;

@@ -18,7 +18,8 @@ constexpr int64_t SMALL = 1 << 15;    // products that are not worth a second th
 constexpr int64_t SHORT = 1 << 12;    // nor looks at a past of so many numbers
 
 // A step that asks for no more than the likeliest ids first looks at the output matrix in 4 bits.
-constexpr int64_t GLANCE_ROWS = 8;     // of more, arithmetic is what takes the time, and 4 bits save none
+constexpr int64_t GLANCE_BYTE_ROWS = 8; // of more, arithmetic is what takes the time, of which bytes need as little,
+constexpr int64_t GLANCE_ROWS = 64;     // but floats much more
 constexpr int64_t GLANCE_VOCAB = 4096; // of fewer, little is to be saved
 constexpr int64_t GLANCE_STEPS = 8;    // from so many on the matrix has been narrowed: an answer of a word is done sooner
 // The error of a glance is a sum of roundings, each within half a step: normal, with sqrt(1/12) of a step times the length of
@@ -159,7 +160,25 @@ int64_t Model::stretch(int64_t panels) const {
 
 // ---- products -------------------------------------------------------------------------------------------------------
 
-void Model::multiply(const float* x, int64_t stride, int64_t m, const Matrix& w, float* c, int64_t c_stride, bool add) {
+int64_t Model::share_of(const Matrix& w, int64_t m) const {
+    const int64_t panels = w.panels(), parts = 4 * threads.count();
+    const bool small = threads.count() == 1 || m * w.k * w.n <= SMALL;
+    return small ? panels : std::max<int64_t>(1, (panels + parts - 1) / parts);
+}
+
+void Model::bring(const Matrix* w, int64_t m) {
+    if (!w) return;
+    const int64_t each = share_of(*w, m), parts = (w->panels() + each - 1) / each;
+    bring((const char*)w->data, each * w->panel_bytes(), parts);
+}
+
+void Model::bring(const char* data, int64_t part_bytes, int64_t parts) {
+    for (int thread = 0; thread < threads.count(); thread++)
+        threads.soon(thread, data + parts * thread / threads.count() * part_bytes);
+}
+
+void Model::multiply(const float* x, int64_t stride, int64_t m, const Matrix& w, float* c, int64_t c_stride, bool add,
+                     const Matrix* next) {
     const char* a = (const char*)x;
     int64_t a_bytes = 4 * stride;
     if (const int64_t bytes = kernels->packed_bytes(w.precision, w.k)) {
@@ -174,9 +193,8 @@ void Model::multiply(const float* x, int64_t stride, int64_t m, const Matrix& w,
         a = packed;
         a_bytes = bytes;
     }
-    const int64_t panels = w.panels(), parts = 4 * threads.count();
-    const bool small = threads.count() == 1 || m * w.k * w.n <= SMALL;
-    const int64_t each = small ? panels : std::max<int64_t>(1, (panels + parts - 1) / parts);
+    bring(next, m);
+    const int64_t panels = w.panels(), each = share_of(w, m);
     threads.each((panels + each - 1) / each, [&](int64_t part, int) {
         kernels->multiply(a, a_bytes, m, w, part * each, std::min(panels, (part + 1) * each), c, c_stride, add);
     });
@@ -491,14 +509,14 @@ void Model::attend(const float* query, int64_t stride, int64_t layer, bool cross
     }
 }
 
-void Model::decode_layer(const Block& block, int64_t layer) {
+void Model::decode_layer(const Block& block, int64_t layer, const Matrix* next) {
     const Shape& s = shape;
     const int64_t n = (int64_t)places_.size(), inner = s.inner(), mixed_stride = up(inner, LANES);
     float *x = x_.of(0), *normed = normed_.of(n * stride_), *wide = wide_rows_.of(n * wide_),
           *mixed = mixed_.of(n * mixed_stride), *feed = feed_.of(n * hidden_stride_);
 
     norms(x, stride_, n, block.self_norm, 1.0f, normed, stride_);
-    multiply(normed, stride_, n, block.qkv, wide, wide_, false);
+    multiply(normed, stride_, n, block.qkv, wide, wide_, false, &block.output);
     for (int64_t i = 0; i < n; i++) {
         char* piece = places_[i].row->pieces[(size_t)(places_[i].at / LANES)]->data;
         for (int64_t head = 0; head < s.kv_heads; head++) {
@@ -509,17 +527,17 @@ void Model::decode_layer(const Block& block, int64_t layer) {
         }
     }
     attend(wide, wide_, layer, false, mixed, mixed_stride);
-    multiply(mixed, mixed_stride, n, block.output, x, stride_, true);
+    multiply(mixed, mixed_stride, n, block.output, x, stride_, true, &block.cross_query);
 
     norms(x, stride_, n, block.cross_norm, 1.0f, normed, stride_);
-    multiply(normed, stride_, n, block.cross_query, wide, wide_, false);
+    multiply(normed, stride_, n, block.cross_query, wide, wide_, false, &block.cross_output);
     attend(wide, wide_, layer, true, mixed, mixed_stride);
-    multiply(mixed, mixed_stride, n, block.cross_output, x, stride_, true);
+    multiply(mixed, mixed_stride, n, block.cross_output, x, stride_, true, &block.wi);
 
     norms(x, stride_, n, block.feed_norm, 1.0f, normed, stride_);
-    multiply(normed, stride_, n, block.wi, feed, hidden_stride_, false);
+    multiply(normed, stride_, n, block.wi, feed, hidden_stride_, false, &block.wo);
     kernels->activate((Activation)s.activation, feed, hidden_stride_, n, s.d_ff);
-    multiply(feed, hidden_stride_, n, block.wo, x, stride_, true);
+    multiply(feed, hidden_stride_, n, block.wo, x, stride_, true, next);
 }
 
 void Model::step(const std::vector<Row*>& rows, const std::vector<int64_t>& counts, const int32_t* tokens,
@@ -540,7 +558,9 @@ void Model::step(const std::vector<Row*>& rows, const std::vector<int64_t>& coun
     grow(rows, counts);
     float *x = x_.of(n * stride_), *normed = normed_.of(n * stride_);
     for (int64_t i = 0; i < n; i++) embed(tokens[i], x + i * stride_);
-    for (int64_t layer = 0; layer < shape.decoder_layers; layer++) decode_layer(weights_.decoder.blocks[layer], layer);
+    const auto& blocks = weights_.decoder.blocks;
+    for (size_t layer = 0; layer < blocks.size(); layer++)
+        decode_layer(blocks[layer], (int64_t)layer, layer + 1 < blocks.size() ? &blocks[layer + 1].qkv : nullptr);
     for (size_t i = 0; i < rows.size(); i++) rows[i]->length += counts[i];
 
     const float scale = shape.tied ? (float)std::pow((double)shape.d_model, -0.5) : 1.0f;
@@ -563,6 +583,7 @@ void Model::step(const std::vector<Row*>& rows, const std::vector<int64_t>& coun
     // A stretch of the vocabulary is looked through while it still lies in the cache of the thread that made it.
     const int64_t panels = w.panels(), each = stretch(panels), stretches = (panels + each - 1) / each;
     std::vector<Best> bests((size_t)(wishes.empty() ? 0 : stretches * n));
+    bring(&weights_.decoder.blocks.front().qkv, n);
     threads.each(stretches, [&](int64_t part, int) {
         const int64_t first = part * each, last = std::min(panels, first + each);
         kernels->multiply(a, a_bytes, n, w, first, last, logits_, vocab_stride_, false);
@@ -587,7 +608,8 @@ void Model::step(const std::vector<Row*>& rows, const std::vector<int64_t>& coun
 
 bool Model::glances(int64_t n) {
     const Matrix& w = weights_.output;
-    if (!kernels->glance || n > GLANCE_ROWS || w.n < GLANCE_VOCAB) return false;
+    const int64_t most = w.precision == INT8 ? GLANCE_BYTE_ROWS : GLANCE_ROWS;
+    if (!kernels->glance || n > most || w.n < GLANCE_VOCAB) return false;
     if (narrow_.data) return true;
     if (++glanced_ < GLANCE_STEPS) return false;
     narrow_.n = w.n;
@@ -631,6 +653,7 @@ void Model::glance(const char* a, int64_t a_bytes, const float* normed, const st
         reach[(size_t)i] = (float)(REACH * std::sqrt(squares / 12 + WEIGHT * WEIGHT * rounded));
     }
     float* upper = upper_.of(n * panels);
+    bring(&weights_.decoder.blocks.front().qkv, n);
     threads.each(stretches, [&](int64_t part, int) {
         const int64_t first = part * each, last = std::min(panels, first + each);
         kernels->glance(codes, code_bytes, n, narrow_, first, last, logits_, vocab_stride_);

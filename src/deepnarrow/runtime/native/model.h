@@ -137,7 +137,7 @@ class Model {
     const float* decoder_bias(int64_t length);
     void encode_layer(Encoding& encoding, const Block& block);
     void remember_layer(Encoding& encoding, int64_t layer);
-    void decode_layer(const Block& block, int64_t layer);
+    void decode_layer(const Block& block, int64_t layer, const Matrix* next);
     void grow(const std::vector<Row*>& rows, const std::vector<int64_t>& counts);
     int64_t stretch(int64_t panels) const;
     bool glances(int64_t n);  // whether a step of so many positions looks at the output matrix in 4 bits first
@@ -145,8 +145,12 @@ class Model {
                 int32_t* ids);
     void attend(const float* query, int64_t stride, int64_t layer, bool cross, float* out, int64_t out_stride);
 
-    // c = or += x . w, by all threads over w's panels
-    void multiply(const float* x, int64_t stride, int64_t m, const Matrix& w, float* c, int64_t c_stride, bool add);
+    // c = or += x . w, by all threads over w's panels; `next` is what will be multiplied by after it
+    void multiply(const float* x, int64_t stride, int64_t m, const Matrix& w, float* c, int64_t c_stride, bool add,
+                  const Matrix* next = nullptr);
+    int64_t share_of(const Matrix& w, int64_t m) const;  // panels that a thread takes at a time
+    void bring(const Matrix* w, int64_t m);              // nearer, while threads wait
+    void bring(const char* data, int64_t part_bytes, int64_t parts);
     // the same by one thread alone, of which there may be many at once
     void multiply_alone(const float* x, int64_t stride, int64_t m, const Matrix& w, float* c, int64_t c_stride, bool add,
                         Floats& packed);

@@ -20,6 +20,9 @@ class Threads {
 
     int count() const { return (int)workers_.size() + 1; }
 
+    // Where a thread's next loop but one will read: while it waits it brings the first of it nearer.
+    void soon(int thread, const char* from) { stretches_[(size_t)thread].soon.store(from, std::memory_order_relaxed); }
+
     // work(task, thread) for every task of 0 .. tasks-1, each once; back when all are done. Each thread has its own stretch
     // of tasks, one after the other as the weights lie in memory, and then helps with those of others.
     template <class Work>
@@ -36,6 +39,7 @@ class Threads {
     void run(int64_t tasks, Call call, const void* with);
     void work(int thread);
     void take(int thread);
+    void wait_a_little(int thread);
 
     std::vector<std::thread> workers_;
     std::mutex mutex_;
@@ -46,8 +50,14 @@ class Threads {
     struct alignas(64) Stretch {
         std::atomic<int64_t> next{0};
         int64_t end = 0;
+        std::atomic<const char*> soon{nullptr};
     };
     std::vector<Stretch> stretches_;
+    struct alignas(64) Bringer {  // of each thread alone
+        const char* from = nullptr;
+        int64_t lines = 0;  // brought of what begins there
+    };
+    std::vector<Bringer> bringers_;
     Call call_ = nullptr;
     const void* with_ = nullptr;
 };
