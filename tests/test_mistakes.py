@@ -8,18 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from .forking import Forking
 
 TINY = "tiny-dm32-ff64-nh2-kv16-nl1"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 TEXT = "The shape of a model decides what it costs. A deep and narrow one is often worth more.\n\n" * 400
 
 
-def deepnarrow(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deepnarrow", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forking]:
+    with Forking(ENVIRONMENT, tmp_path_factory.mktemp("scratch")) as run:
+        yield run
 
 
 def pretraining(out: object, *more: object) -> list[object]:
@@ -28,7 +32,7 @@ def pretraining(out: object, *more: object) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(run: Forking, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text, a corpus of bytes, a trained run, and some things that are broken."""
     here = tmp_path_factory.mktemp("place")
     (here / "text.txt").write_text(TEXT)
@@ -39,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["corpus", "build", "text.txt", "--tokenizer", "bytes", "--out", "corpus"],
         pretraining("run"),
     ):
-        done = deepnarrow(*command, cwd=here)
+        done = run(command, here)
         assert done.returncode == 0, done.stderr
     checkpoint = next((here / "run" / "checkpoints").glob("step-*4"))
     shutil.copytree(checkpoint, here / "cut")
@@ -78,10 +82,10 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_loses_nothing(place: Path, mistake: str) -> None:
+def test_a_mistake_is_one_line_and_loses_nothing(run: Forking, place: Path, mistake: str) -> None:
     command, says = MISTAKES[mistake]
     before = {path: path.stat().st_mtime_ns for path in (place / "run").rglob("*") if path.is_file()}
-    done = deepnarrow(*command, cwd=place)
+    done = run(command, place)
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -90,7 +94,7 @@ def test_a_mistake_is_one_line_and_loses_nothing(place: Path, mistake: str) -> N
     assert all(path.stat().st_mtime_ns == when for path, when in before.items() if path.name != ".lock")
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(place: Path) -> None:
+def test_ctrl_c_saves_and_says_how_to_go_on(run: Forking, place: Path) -> None:
     command = pretraining("stopped", "--steps", 100_000, "--schedule", "constant")
     process = subprocess.Popen(
         [sys.executable, "-m", "deepnarrow", *map(str, command)],
@@ -105,7 +109,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(place: Path) -> None:
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert "deepnarrow pretrain" in said
-    again = deepnarrow(*pretraining("stopped", "--schedule", "constant", "--steps", 1), cwd=place)
+    again = run(pretraining("stopped", "--schedule", "constant", "--steps", 1), place)
     assert again.returncode in (0, 2)
     assert "Traceback" not in again.stderr
     assert list((place / "stopped" / "checkpoints").glob("step-*"))

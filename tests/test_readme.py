@@ -2,11 +2,14 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from .forking import Forking
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -16,18 +19,25 @@ WALK = [
     for line in block.splitlines()
     if line.strip()
 ]
+TORCH = ("pretrain", "finetune", "evaluate", "compare", "errors", "bench", "export")  # verbs that import it
 
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess[str]]:
-    """Every command of the walk through, in its order, in one empty folder."""
-    here = tmp_path_factory.mktemp("walk")
+    """Every command of the walk through, in its order, in one empty folder; what needs no torch, in a real shell."""
+    here, scratch = tmp_path_factory.mktemp("walk"), tmp_path_factory.mktemp("scratch")
     beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": beside, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return {
-        line: subprocess.run(["bash", "-c", line], cwd=here, env=environment, capture_output=True, text=True)
-        for line in WALK
-    }
+
+    def shell(line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", "-c", line], cwd=here, env=environment, capture_output=True, text=True)
+
+    with Forking(environment, scratch) as run:
+        split = {line: shlex.split(line) for line in WALK}
+        return {
+            line: run(words[1:], here) if words[0] == "deepnarrow" and words[1] in TORCH else shell(line)
+            for line, words in split.items()
+        }
 
 
 @pytest.mark.parametrize("line", WALK)
