@@ -26,7 +26,7 @@ IMPORTED = (
 
 
 class Forking:
-    """Runs commands one after the other: `with Forking(environment, scratch) as run: run(["shapes", "tiny"], folder)`."""
+    """Runs commands one after another: `with Forking(environment, scratch) as run: run(["shapes", "tiny"], folder)`."""
 
     def __init__(self, environment: dict[str, str], scratch: Path) -> None:
         self.scratch = scratch
