@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from deepnarrow.files import read_json
 from deepnarrow.measure.ledger import identity, read
 from deepnarrow.measure.study import run_study
 from deepnarrow.measure.study_spec import read_study
+from deepnarrow.text import builtin
 
 SPEC = """
 name = "two shapes"
 shapes = ["tiny-dm32-ff64-nh2-kv16-nl1", "tiny-dm16-ff32-nh2-kv8-nl3"]
 [corpus]
-sources = ["builtin:python"]
+sources = ["PROSE"]
 vocab = 512
 [pretrain]
 steps = 6
@@ -43,8 +45,11 @@ repeats = 2
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("study") / "study.toml"
-    path.write_text(SPEC)
+    folder = tmp_path_factory.mktemp("study")
+    prose = folder / "prose.txt"  # a twentieth of the built-in text: of all of it a small vocabulary takes long
+    prose.write_text("\n\n".join(text for text, _ in islice(builtin.documents(), 0, None, 20)), "utf-8")
+    path = folder / "study.toml"
+    path.write_text(SPEC.replace("PROSE", str(prose)))
     return path
 
 
@@ -105,7 +110,7 @@ def test_starting_a_finished_study_again_measures_nothing_new(spec: Path, finish
 
 def test_another_protocol_in_the_same_folder_is_refused(spec: Path, finished: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
-    other.write_text(SPEC.replace("steps = 6", "steps = 7"))
+    other.write_text(spec.read_text().replace("steps = 6", "steps = 7"))
     with pytest.raises(UserError, match="another pretrain"):
         run_study(read_study(other), finished)
     assert read_json(finished / "study.json")["pretrain"]["steps"] == 6
