@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deepnarrow.errors import UserError
@@ -93,6 +93,8 @@ def test_the_earlier_tagger_wins_a_tie() -> None:
 
 @settings(max_examples=300)
 @given(TEXT | st.text())
+@example('"Marie St. "')
+@example('He sang " The Man I Love ! ".')
 def test_the_built_in_tagger_gives_whole_words_of_any_text(text: str) -> None:
     text = text.encode("utf-8", "ignore").decode("utf-8")
     spans = taggers.builtin(text)

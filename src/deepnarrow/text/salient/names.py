@@ -124,12 +124,13 @@ def quoted_titles(text: str, begin: int, end: int) -> list[Found]:
     """
     found = []
     for match in QUOTED.finditer(text, begin, end):
-        title = match[1].rstrip(",.;:!?")
+        start = match.end(1) - len(match[1].lstrip())
+        title = match[1].strip().rstrip(",.;:!?").rstrip()
         words = title.split()
         if len(words) > 1 and all(
             word[0].isupper() or (n and len(word) < 5 and word in SMALL) for n, word in enumerate(words)
         ):
-            found.append((match.start(1), match.start(1) + len(title), "MISC"))
+            found.append((start, start + len(title), "MISC"))
     return found
 
 
