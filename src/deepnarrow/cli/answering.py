@@ -32,7 +32,8 @@ class Answering(NamedTuple):
 
     tokenizer: "Tokenizer"
     origin: str
-    each: Callable[..., Found]  # (inputs, search, *, max_tokens, batch, on_token, prompts): answers as they are found
+    # (inputs, search, *, max_tokens, batch, on_token, prompts, scores): answers as they are found
+    each: Callable[..., Found]
     prompts: Sequence[Any]  # those asked for, as `each` wants them
     engine: "Callable[[], Engine]"  # the same model, step by step
     own: Any = None  # a prompt [P, D] that the model has of itself and the engine does not know of
@@ -52,10 +53,13 @@ def ready(
     device: str = "auto",
     dtype: str | None = None,
     revision: str | None = None,
+    many: bool = False,
 ) -> Answering:
-    """Open a model for `generate`. `dtype` None: float32, or what a converted folder has."""
+    """Open a model for `generate`. `dtype` None: float32, or what a converted folder has. `many` texts are worth a start
+    that takes longer.
+    """
     if goes_native(model, runtime, device, dtype):
-        opened = open_native(model, dtype, revision, must=must_be_native(runtime, dtype))
+        opened = open_native(model, dtype, revision, must=must_be_native(runtime, dtype), resident=many)
         if opened is not None:
             return natively(opened, prompts)
     return by_torch(model, prompts, device, dtype, revision)
@@ -142,10 +146,11 @@ def open_native(
     must: bool,
     doing: str = "answering",
     encoder: bool = False,
+    resident: bool = False,
 ) -> Native | None:
     """Open a model in the native runtime; None where it cannot be kept converted and PyTorch may take its place.
 
-    With `encoder` a model with a head is welcome, of which the head is left out.
+    With `encoder` a model with a head is welcome, of which the head is left out; for `resident` see `open_engine`.
     """
     from deepnarrow.hub.native import native_folder
     from deepnarrow.runtime.folder import mark_checked, prompt_in, state_of, was_checked
@@ -165,7 +170,7 @@ def open_native(
     tokenizer = with_tokenizer(open_indexed(found.folder) or load_if_any(found.folder), found.origin)
     file, state = found.folder / NAME, state_of(found.folder / NAME)
     checked = was_checked(file)
-    engine = open_engine(file, verify=not checked)
+    engine = open_engine(file, verify=not checked, resident=resident)
     if not checked:
         mark_checked(file, state)
     if tokenizer.size > engine.shape.vocab:
@@ -216,7 +221,8 @@ def by_torch(model: str, prompts: Sequence[str], device: str, dtype: str | None,
         opened = open_model(model, device=resolve_device(device), dtype=resolved, revision=revision)
     tokenizer = with_tokenizer(opened.tokenizer, opened.origin)
 
-    def each(inputs: Sequence[Sequence[int]], search: "AnySearch", **rest: Any) -> Found:
+    def each(inputs: Sequence[Sequence[int]], search: "AnySearch", *, scores: bool = True, **rest: Any) -> Found:
+        del scores  # they cost next to nothing here
         its = getattr(decode, type(search).__name__)(**asdict(search))
         return decode.generate_each(opened.model, inputs, its, eos=tokenizer.eos, vocab_limit=tokenizer.size, **rest)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # What would break a line or move the cursor is written as an escape; --json has the text as it is.
 CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029) if chr(code) != "\t"}
+MANY = 4  # texts for which weights are copied into large pages: that takes less than an answer does
 
 
 def run(
@@ -61,7 +62,8 @@ def run(
         search = Sample(warmth, top_k=top_k, top_p=top_p, seed=seed, num_return=num_return)
 
     names: list[str | None] = [*prompt] if prompt else [None]
-    answering = ready(model, prompt or (), runtime=runtime, device=device, dtype=dtype, revision=revision)
+    many = len(texts) >= MANY
+    answering = ready(model, prompt or (), runtime=runtime, device=device, dtype=dtype, revision=revision, many=many)
     tokenizer, origin = answering.tokenizer, answering.origin
     inputs = [[*ids, tokenizer.eos] for ids in tokenizer.encode_batch(texts) for _ in names]
     asked = [(text, name) for text in texts for name in names]
@@ -86,7 +88,9 @@ def run(
         text_of, more = forms.text, forms.more
     else:
         forms = None
-        each = answering.each(inputs, search, max_tokens=max_tokens, batch=batch, on_token=stream, prompts=fronts)
+        each = answering.each(
+            inputs, search, max_tokens=max_tokens, batch=batch, on_token=stream, prompts=fronts, scores=as_json
+        )
         text_of, more = (lambda output: tokenizer.decode(output.ids)), (lambda output: {})
     if stream:
         for _, outputs in each:
