@@ -55,8 +55,8 @@ def ready(
     revision: str | None = None,
     many: bool = False,
 ) -> Answering:
-    """Open a model for `generate`. `dtype` None: float32, or what a converted folder has. `many`: there are so many texts
-    that a start may take longer.
+    """Open a model for `generate`. `dtype` None: float32, or what a converted folder has. `many`: so many texts that
+    a start may take longer.
     """
     if goes_native(model, runtime, device, dtype):
         opened = open_native(model, dtype, revision, must=must_be_native(runtime, dtype), resident=many)
