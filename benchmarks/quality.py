@@ -34,6 +34,7 @@ from deepnarrow.measure.evaluate import encode
 from deepnarrow.model.decode import Greedy as TorchGreedy
 from deepnarrow.model.decode import generate as torch_generate
 from deepnarrow.model.folder import Opened, find, open_model
+from deepnarrow.model.weights import fingerprint
 from deepnarrow.runtime import format
 from deepnarrow.runtime.engine import START, Engine
 from deepnarrow.runtime.likelihood import rank
@@ -79,10 +80,10 @@ def main() -> None:
     asked = arguments()
     asked.out.mkdir(parents=True, exist_ok=True)
     found = []
-    for number, (model, task, data) in enumerate(asked.judge):
+    for model, task, data in asked.judge:
         one = judged(model, task, data, asked.items)
         began = time.perf_counter()
-        found.append(examined(one, asked, number))
+        found.append(examined(one, asked))
         print(f"{one.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     print(scores_table(found), agreement_table(found), sep="\n\n", end="\n\n")
     for one in found:
@@ -113,8 +114,9 @@ def judged(model: str, name: str, data: str, items: int) -> Judged:
     )
 
 
-def examined(one: Judged, asked: argparse.Namespace, number: int) -> dict[str, Any]:
-    engines = {precision: engine(one, asked.out / f"{number}.{precision}", precision) for precision in PRECISIONS}
+def examined(one: Judged, asked: argparse.Namespace) -> dict[str, Any]:
+    made = asked.out / fingerprint(one.opened.model.state_dict())[:16]  # what was converted before may be another model's
+    engines = {precision: engine(one, made.with_suffix(f".{precision}"), precision) for precision in PRECISIONS}
     exact = engines["float32"]
     answers = {name: greedy(engine, one, one.inputs) for name, engine in engines.items()}
     few = one.inputs[:IDENTICAL]
@@ -128,7 +130,7 @@ def examined(one: Judged, asked: argparse.Namespace, number: int) -> dict[str, A
     said = {name: texts(engine, one, answers[name]) for name, engine in engines.items()}
     peer = None
     if asked.ctranslate2:
-        peer, theirs = beside(one, asked.out / f"{number}.ct2", exact, forced)
+        peer, theirs = beside(one, made.with_suffix(".ct2"), exact, forced)
         if not one.task.labels:  # it has no likelihoods of labels to compare with
             said["ctranslate2 int8"] = theirs
     scores = {name: one.metric.items(predictions, one.pairs) for name, predictions in said.items()}
