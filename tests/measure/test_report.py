@@ -125,7 +125,7 @@ def test_an_unlearned_task_is_called_so(tmp_path: Path, records: Records) -> Non
 
 def test_one_seed_is_called_one_seed(tmp_path: Path, records: Records) -> None:
     append(tmp_path / "ledger.jsonl", records(seeds=1))
-    text = report(tmp_path).page.read_text("utf-8")
+    text = report(tmp_path, metrics=["squad:exact_match"]).page.read_text("utf-8")
     assert "what another seed would have given is not known" in text
     assert "the evidence settles it" not in text
 
@@ -153,7 +153,7 @@ def test_broken_logs_do_not_stop_a_report(study: Path) -> None:
         path.write_text("not json\n{}\n")
     for path in list(study.rglob("run.json"))[:3]:
         path.write_text("[1]")
-    assert "How they learned" not in report(study).page.read_text("utf-8")
+    assert "How they learned" not in report(study, metrics=["sst2"]).page.read_text("utf-8")
 
 
 def test_mistakes_teach(tmp_path: Path, study: Path) -> None:
