@@ -1,8 +1,7 @@
 """Beam search: against transformers, against a search written out in plain Python, and at its edges."""
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -17,30 +16,10 @@ from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
 from deepnarrow.shapes.shape import parse
 
+from .trained import pairs, trained
+
 SHAPES = ["tiny-nl2-dm64-ff128-kv16-v96", "v1_1-small-nl2-dm48-ff96-kv8-v64", "tiny-nl2-dm64-ff96-kv16-kh2-shkv-v80"]
 TOKENS = 16
-
-
-def pairs(count: int, vocab: int, seed: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Some ids, and about seven in ten of them: a task with answers of many lengths, and never quite certain."""
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        ids = rng.integers(3, vocab, rng.integers(1, 12)).tolist()
-        yield [*ids, 1], [*(id for id in ids if rng.random() < 0.7), 1]
-
-
-@cache
-def trained(name: str) -> T5:
-    """A model that knows when to end. One with random weights nearly never does, or at once."""
-    model = T5(parse(name))
-    initialise(model, seed=3)
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for step in range(80):
-        inputs, targets = (pad(rows) for rows in zip(*pairs(32, model.shape.vocab, step), strict=True))
-        nn.functional.cross_entropy(model(inputs, targets).flatten(0, 1), targets.flatten(), ignore_index=0).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model.eval()
 
 
 @pytest.fixture(scope="module", params=SHAPES)

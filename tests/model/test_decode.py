@@ -1,6 +1,6 @@
 """Generation as a whole, greedy decoding, and what holds for every search; beams and sampling have their own files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,33 +18,15 @@ from deepnarrow.model.limits import Limits
 from deepnarrow.model.t5 import T5
 from deepnarrow.shapes.shape import parse
 
+from .trained import pairs, trained
+
 SHAPES = ["tiny-nl2-dm64-ff128-kv16-v96", "v1_1-small-nl2-dm48-ff96-kv8-v64", "tiny-el3-dl1-dm64-ff96-kv16-kh2-skv-v80"]
 SEARCHES = [Greedy(), Beam(3), Sample(seed=5)]
 
 
-def pairs(count: int, vocab: int, seed: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Some ids, and about seven in ten of them: a task with answers of many lengths, and never quite certain."""
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        ids = rng.integers(3, vocab, rng.integers(1, 12)).tolist()
-        yield [*ids, 1], [*(id for id in ids if rng.random() < 0.7), 1]
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def trained(request: pytest.FixtureRequest) -> T5:
-    """A model that knows when to end. One with random weights nearly never does, or at once."""
-    torch.manual_seed(0)
-    model = T5(parse(request.param))
-    initialise(model, seed=3)
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for step in range(80):
-        inputs, targets = (pad(rows) for rows in zip(*pairs(32, model.shape.vocab, step), strict=True))
-        torch.nn.functional.cross_entropy(
-            model(inputs, targets).flatten(0, 1), targets.flatten(), ignore_index=0
-        ).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model.eval()
+@pytest.fixture(scope="module", params=SHAPES, name="trained")
+def trained_model(request: pytest.FixtureRequest) -> T5:
+    return trained(request.param)
 
 
 @pytest.fixture(scope="module")
