@@ -115,7 +115,9 @@ def judged(model: str, name: str, data: str, items: int) -> Judged:
 
 
 def examined(one: Judged, asked: argparse.Namespace) -> dict[str, Any]:
-    made = asked.out / fingerprint(one.opened.model.state_dict())[:16]  # what was converted before may be another model's
+    made = (
+        asked.out / fingerprint(one.opened.model.state_dict())[:16]
+    )  # what was converted before may be another model's
     engines = {precision: engine(one, made.with_suffix(f".{precision}"), precision) for precision in PRECISIONS}
     exact = engines["float32"]
     answers = {name: greedy(engine, one, one.inputs) for name, engine in engines.items()}
