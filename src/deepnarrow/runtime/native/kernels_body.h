@@ -490,7 +490,8 @@ void multiply(const char* a, int64_t a_bytes, int64_t m, const Matrix& w, int64_
             const bool more = add || from > 0;
             const int64_t bytes = w.panel_bytes() / w.k * (to - from);
             const char* next = (const char*)w.data + panel * w.panel_bytes() + w.panel_bytes() / w.k * to;
-            const int64_t share = m >= 2 * ROWS ? (bytes + m - 1) / m : 0;  // brought by each row
+            const bool brings = w.precision == INT8 ? m > 2 : m >= 2 * ROWS;
+            const int64_t share = brings ? (bytes + m - 1) / m : 0;  // by each row
             int64_t row = 0;
             if (w.precision == INT8) {
                 tiles<BYTE_ROWS>(row, m, a, a_bytes, w, panel, from, to, c, c_stride, more, next, share);
