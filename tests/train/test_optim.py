@@ -182,6 +182,7 @@ def test_gradient_norm_and_scaling() -> None:
 
 
 RANK = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -193,7 +194,8 @@ from deepnarrow.train.adamw_scale import AdamWScale
 from deepnarrow.train.muon import Muon
 
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
+rank = int(os.fork() == 0)  # torch is imported once for both
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
 mesh = init_device_mesh("cpu", (2,))
 makers = (
     lambda one: Adafactor([one], lr=0.1, weight_decay=0.1),
@@ -212,15 +214,13 @@ for make in makers:
                 optimizer.step()
         torch.testing.assert_close(spread.detach().full_tensor(), alone.detach(), rtol=2e-6, atol=2e-6)
 dist.destroy_process_group()
+if rank == 0:
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
 def test_sharded_over_two_ranks_is_the_same_step(tmp_path: Path) -> None:
     """Sizes, means and clipping are of whole tensors, also where the shards are of unequal size."""
     command = [sys.executable, "-c", RANK, str(tmp_path / "meeting")]
-    ranks = [
-        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for rank in range(2)
-    ]
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    ranks = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    assert ranks.returncode == 0, ranks.stdout
