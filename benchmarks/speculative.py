@@ -78,7 +78,9 @@ def compare(
         for name, make in ways.items():
             drafter = make()
             begin = time.perf_counter()
-            answers[name] = generate(engine, inputs, search, max_tokens=asked.max_tokens, batch=batch, drafter=drafter)
+            answers[name] = generate(
+                engine, inputs, search, max_tokens=asked.max_tokens, batch=batch, drafter=drafter, scores=False
+            )
             seconds[name].append(time.perf_counter() - begin)
             counts[name] = drafter.counts if drafter else None
     plain = [outputs[0].ids for outputs in answers["plain"]]
