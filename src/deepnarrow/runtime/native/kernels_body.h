@@ -371,10 +371,10 @@ inline void tile_bytes(const char* a, int64_t a_bytes, const char* w, int64_t k,
     put<R>(total, c, c_stride, more);
 }
 
-// Codes of so many numbers; their sum.
-inline int32_t round_bytes(const float* x, int64_t count, float inverse, char* out) {
+// Codes of so many numbers; their sum. What is no number has no code either, but its sum must not overflow: it wraps.
+inline uint32_t round_bytes(const float* x, int64_t count, float inverse, char* out) {
     int64_t i = 0;
-    int32_t total = 0;
+    uint32_t total = 0;
 #if defined(__AVX2__)
     const __m256 scale = _mm256_set1_ps(inverse);
     __m256i sums = _mm256_setzero_si256();
@@ -387,13 +387,13 @@ inline int32_t round_bytes(const float* x, int64_t count, float inverse, char* o
         bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
         _mm256_storeu_si256((__m256i*)(out + i), bytes);
     }
-    int32_t parts[8];
+    uint32_t parts[8];
     _mm256_storeu_si256((__m256i*)parts, sums);
     for (int j = 0; j < 8; j++) total += parts[j];
 #endif
     for (; i < count; i++) {
         out[i] = (char)(int8_t)(int)((x[i] * inverse + ROUNDER) - ROUNDER);
-        total += (int8_t)out[i];
+        total += (uint32_t)(int32_t)(int8_t)out[i];
     }
     return total;
 }
@@ -408,9 +408,9 @@ inline void pack_bytes(const float* x, int64_t k, bool positive, char* out) {
         for (; i + LANES <= count; i += LANES) most = larger(most, magnitude(load(from + i)));
         float largest = most_of(most);
         for (; i < count; i++) largest = fabsf(from[i]) > largest ? fabsf(from[i]) : largest;
-        const int32_t sum = round_bytes(from, count, largest > 1e-30f ? codes / largest : 0.0f, out + group * GROUP);
+        const uint32_t sum = round_bytes(from, count, largest > 1e-30f ? codes / largest : 0.0f, out + group * GROUP);
         const float scale = largest / codes;
-        const int32_t shift = 128 * sum;
+        const int32_t shift = (int32_t)(128 * sum);
         memcpy(out + scales_at(k) + 4 * group, &scale, 4);
         memcpy(out + scales_at(k) + 4 * (groups(k) + group), &shift, 4);
     }
