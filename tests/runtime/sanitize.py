@@ -89,7 +89,9 @@ def threads() -> str:
 
 def sanitize(seconds: float) -> None:
     threads()
-    tests = watched("address,undefined", ["-m", "pytest", *TESTS, "--deselect", MEASURED, "-m", "not slow"])
+    tests = watched(
+        "address,undefined", ["-m", "pytest", "--capture=no", *TESTS, "--deselect", MEASURED, "-m", "not slow"]
+    )
     passed = re.search(r"(\d+) passed", tests[-1])
     if not passed:
         sys.exit("no test ran")
