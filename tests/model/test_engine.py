@@ -9,8 +9,9 @@ import torch
 from numpy.random import Generator, default_rng
 
 from deepnarrow.errors import UserError
+from deepnarrow.model.choosing import likeliest
 from deepnarrow.model.decode import Greedy, Sample, generate
-from deepnarrow.model.engine import TorchEngine, likeliest
+from deepnarrow.model.engine import TorchEngine
 from deepnarrow.model.init import initialise
 from deepnarrow.model.t5 import T5
 from deepnarrow.runtime.engine import Draw, Engine

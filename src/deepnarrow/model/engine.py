@@ -10,9 +10,7 @@ Shape key   B rows   T new tokens   N positions, the sum of what is new   V voca
 """
 
 import threading
-from bisect import insort
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple, cast
 
@@ -23,116 +21,16 @@ from torch.nn import functional as F
 
 from deepnarrow.errors import UserError
 from deepnarrow.model import native
+from deepnarrow.model.choosing import choose
 from deepnarrow.model.inference import PIECE, batches_by_length, budget, check_rows, pad
 from deepnarrow.model.layers import Attention, KeysValues
+from deepnarrow.model.pools import Pool, TorchMemory, TorchRow
 from deepnarrow.model.position import MASKED, position_bucket
 from deepnarrow.model.prompt import side_by_side
-from deepnarrow.model.sample import COLDEST, draw, shares
 from deepnarrow.model.t5 import T5, Block, Stack
 from deepnarrow.runtime.engine import Chosen, Draw
 
 FIRST = {"cpu": (32, 2), "cuda": (128, 4)}  # places for tokens in the smallest pool, and how much larger the next is
-BITS = 32  # of a mask's words
-
-
-class Pool:
-    """Keys and values of sequences of at most `tokens` tokens, [Y, 2 or 1, S, G, C, K]: 1 where they are tied.
-
-    Places are given from the lowest, so that those in use stay together at the front. Those given back by rows that
-    Python frees, which may happen anywhere, are collected before the next is given.
-    """
-
-    def __init__(self, tokens: int, like: Callable[[int, int], Tensor]) -> None:
-        self.tokens, self._like = tokens, like
-        self.all = like(0, tokens)
-        self.used: set[int] = set()
-        self._free: list[int] = []
-        self._returned: deque[int] = deque()
-
-    @property
-    def extent(self) -> int:
-        """One more than the highest place in use."""
-        return max(self.used, default=-1) + 1
-
-    @property
-    def bytes_each(self) -> int:
-        return self.all.nbytes // max(1, self.all.shape[2])
-
-    def take(self) -> int:
-        self.collect()
-        if not self._free:
-            have = self.all.shape[2]
-            more = max(4, have)
-            wider = self._like(have + more, self.tokens)
-            wider[:, :, :have] = self.all
-            self.all = wider
-            self._free = list(range(have, have + more))
-        place = self._free.pop(0)
-        self.used.add(place)
-        return place
-
-    def give_back(self, place: int) -> None:
-        self._returned.append(place)
-
-    def collect(self) -> None:
-        while self._returned:
-            place = self._returned.popleft()
-            self.used.discard(place)
-            insort(self._free, place)
-        if not self.used and self.all.shape[2]:  # nothing is kept for a crowd that has gone
-            self.all, self._free = self._like(0, self.tokens), []
-
-    def put(self, place: int, source: Tensor, tokens: int) -> None:
-        """Copy the first `tokens` tokens of [Y, 2 or 1, G, *, K]."""
-        self.all[:, :, place, :, :tokens] = source[:, :, :, :tokens]
-
-    def layer(self, number: int, places: slice | Tensor, tokens: int) -> KeysValues:
-        both = self.all[number]
-        key = both[0, places, :, :tokens]
-        return KeysValues(key, key if len(both) == 1 else both[1, places, :, :tokens])
-
-
-class TorchMemory:
-    """One encoded input: every layer's keys and values, [Y, 2 or 1, G, M, K]. In a pool only while rows look at it."""
-
-    def __init__(self, keys_values: Tensor) -> None:
-        self.keys_values = keys_values
-        self.pool: Pool | None = None
-        self.place = self.rows = 0
-
-    @property
-    def length(self) -> int:
-        return self.keys_values.shape[3]
-
-    @property
-    def bytes(self) -> int:
-        return self.keys_values.nbytes
-
-    def release(self) -> None:
-        self.rows -= 1
-        if not self.rows and self.pool is not None:
-            self.pool.give_back(self.place)
-            self.pool = None
-
-
-class TorchRow:
-    """One sequence: its memory, its place among the sequences' pools, how much of it is filled."""
-
-    def __init__(self, memory: TorchMemory, pool: Pool, place: int, length: int = 0) -> None:
-        self.memory, self.pool, self.place, self._length = memory, pool, place, length
-        memory.rows += 1
-
-    @property
-    def length(self) -> int:
-        return self._length
-
-    @property
-    def bytes(self) -> int:
-        return self.pool.bytes_each
-
-    def __del__(self) -> None:
-        self.pool.give_back(self.place)
-        self.memory.release()
 
 
 class Part(NamedTuple):
@@ -555,99 +453,3 @@ def by_pool(pools: Sequence[Pool]) -> dict[Pool, list[int]]:
     for number, pool in enumerate(pools):
         found.setdefault(pool, []).append(number)
     return found
-
-
-def choose(
-    logits_NV: Tensor,
-    vocab_limit: int,
-    top: int,
-    masks: Sequence[np.ndarray | None] | None,
-    draws: Sequence[Draw | None] | None,
-) -> Chosen:
-    """The contract's choice of ids from logits.
-
-    >>> found = choose(torch.tensor([[0.0, 3.0, 1.0, 3.0]]), 4, 3, None, None)
-    >>> found.ids.tolist(), [round(log, 3) for log in found.logs[0].tolist()]
-    ([[1, 3, 2]], [-0.782, -0.782, -2.782])
-    """
-    total_N1 = logits_NV.logsumexp(-1, keepdim=True)
-    allowed_NV = allow(logits_NV[:, :vocab_limit], masks)
-    ids_NT, value_NT = likeliest(allowed_NV, top)
-    drawn = [(number, asked) for number, asked in enumerate(draws or ()) if asked is not None]
-    if drawn:
-        places, found = drawn_ids(allowed_NV, drawn)
-        own_nT, own_value_nT = ids_NT[places], value_NT[places]
-        # the drawn id in front, the others behind it in their order: of the drawn one itself the key is the least
-        order_nT = torch.arange(1, top + 1, device=own_nT.device).masked_fill(own_nT == found[:, None], 0)
-        missing_n = (order_nT != 0).all(-1)  # not among the likeliest: the last of these makes room
-        order_nT[missing_n, -1] = 0
-        own_nT[missing_n, -1] = found[missing_n]
-        own_value_nT[missing_n, -1] = allowed_NV[places, found][missing_n]
-        by_key_nT = order_nT.argsort(-1)
-        ids_NT[places], value_NT[places] = own_nT.gather(1, by_key_nT), own_value_nT.gather(1, by_key_nT)
-    log_NT = value_NT - total_N1
-    ids_NT = ids_NT.masked_fill(value_NT == -torch.inf, -1)
-    return Chosen(ids_NT.to(torch.int32).cpu().numpy(), log_NT.cpu().numpy())
-
-
-def allow(logits_NV: Tensor, masks: Sequence[np.ndarray | None] | None) -> Tensor:
-    """-inf where a mask forbids an id."""
-    masked = [number for number, mask in enumerate(masks or ()) if mask is not None]
-    if not masked:
-        return logits_NV
-    assert masks is not None
-    words = np.stack([np.ascontiguousarray(masks[number], dtype="<u4") for number in masked])
-    bits = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")[:, : logits_NV.shape[1]]
-    if bits.shape[1] < logits_NV.shape[1]:
-        raise ValueError(f"a mask has {bits.shape[1]} bits, but there are {logits_NV.shape[1]} ids to choose from")
-    forbidden_nV = torch.from_numpy(bits == 0).to(logits_NV.device)
-    if len(masked) == len(logits_NV):
-        return logits_NV.masked_fill(forbidden_nV, -torch.inf)
-    logits_NV = logits_NV.clone()
-    logits_NV[masked] = logits_NV[masked].masked_fill(forbidden_nV, -torch.inf)
-    return logits_NV
-
-
-def likeliest(logits_NV: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """The `top` largest logits' ids and values, of equal ones the smaller id first; -inf where there are fewer."""
-    if top == 1:
-        ids_N1 = logits_NV.argmax(-1, keepdim=True)
-        return ids_N1, logits_NV.gather(1, ids_N1)
-    count = min(top, logits_NV.shape[1])
-    value_NT, ids_NT = logits_NV.topk(count)
-    # topk leaves open which of several equal logits it returns, and in which order
-    split_N = (logits_NV >= value_NT[:, -1:]).sum(-1) > count
-    if bool(split_N.any()):
-        exact = logits_NV[split_N].sort(dim=-1, descending=True, stable=True)
-        ids_NT[split_N], value_NT[split_N] = exact.indices[:, :count], exact.values[:, :count]
-    by_id = ids_NT.argsort(-1)
-    ids_NT, value_NT = ids_NT.gather(1, by_id), value_NT.gather(1, by_id)
-    by_value = value_NT.argsort(dim=-1, descending=True, stable=True)
-    ids_NT, value_NT = ids_NT.gather(1, by_value), value_NT.gather(1, by_value)
-    if count < top:
-        ids_NT = F.pad(ids_NT, (0, top - count), value=-1)
-        value_NT = F.pad(value_NT, (0, top - count), value=-torch.inf)
-    return ids_NT, value_NT
-
-
-def drawn_ids(logits_NV: Tensor, drawn: Sequence[tuple[int, Draw]]) -> tuple[list[int], Tensor]:
-    """The positions that draw, and their ids; those that ask for the same cut are drawn together."""
-    kinds: dict[tuple[float, int, float], list[tuple[int, Draw]]] = {}
-    for number, asked in drawn:
-        kinds.setdefault((asked.temperature, asked.top_k, asked.top_p), []).append((number, asked))
-    places: list[int] = []
-    found = []
-    for (temperature, top_k, top_p), members in kinds.items():
-        numbers = [number for number, _ in members]
-        part_nV = logits_NV[numbers]
-        if temperature < COLDEST:
-            ids_n = part_nV.argmax(-1)
-        else:
-            share_nV = shares(part_nV, temperature, top_k or None, top_p if top_p < 1 else None)
-            uniform_n = torch.tensor([asked.uniform for _, asked in members], dtype=torch.float64)
-            ids_n = draw(share_nV, uniform_n.to(share_nV.device))
-            some_n = part_nV.amax(-1) > -torch.inf  # where nothing is allowed nothing is drawn
-            ids_n = ids_n.where(some_n, 0)
-        places += numbers
-        found.append(ids_n)
-    return places, torch.cat(found)

@@ -29,8 +29,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepnarrow.files import cache_folder
+
 SOURCE = Path(__file__).with_name("kernels.cpp")
-SWITCH, FOLDER = "DEEPNARROW_NATIVE", "DEEPNARROW_CACHE"
+
+SWITCH = "DEEPNARROW_NATIVE"
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC")
 COMPILE_SECONDS = 180
 NORM_ROWS = 64  # as in kernels.cpp
@@ -98,7 +101,7 @@ def _built() -> Path:
     """The library's file, compiled if it is not there yet. Of several processes one compiles, the others wait."""
     text = SOURCE.read_bytes()
     key = [text, *(part.encode() for part in (torch.__version__, platform.machine(), _processor(), " ".join(FLAGS)))]
-    folder = Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "deepnarrow")
+    folder = cache_folder()
     file = folder / f"kernels-{hashlib.sha256(b'|'.join(key)).hexdigest()[:16]}.so"
     if file.exists():
         return file

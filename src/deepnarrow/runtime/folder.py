@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from deepnarrow.errors import UserError
-from deepnarrow.files import write_bytes
+from deepnarrow.files import cache_folder, write_bytes
 from deepnarrow.runtime.format import NAME
 from deepnarrow.shapes.shape import Shape
 
-CACHE = "DEEPNARROW_CACHE"  # the environment's name for the folder of what can be made again
 PROMPT, VECTORS = "prompt.safetensors", "prompt_embeddings"
 
 
@@ -55,7 +54,7 @@ def save_prompt(folder: Path, vectors: np.ndarray) -> None:
 
 def cache() -> Path:
     """Where conversions are kept, and what was seen of converted files."""
-    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "deepnarrow") / "native"
+    return cache_folder() / "native"
 
 
 def was_checked(path: Path) -> bool:

@@ -95,7 +95,7 @@ struct Kernels {
     void (*keep)(bool half, const float* key, const float* value, int64_t width, int64_t slot, char* key_block,
                  char* value_block);
 
-    // Statistics of logits [0, count), whose ids begin at `id`; `mask` may be null, bit id % 32 of word id / 32. Without
+    // Statistics of logits [0, count), whose ids begin at `id`, a multiple of 16; `mask` may be null, bit id % 32 of word id / 32. Without
     // `sums` those are left out.
     Best (*best)(const float* logits, int64_t count, int64_t id, int64_t limit, const uint32_t* mask, bool sums);
     // p[i] = exp((logit[i] - most) / temperature)

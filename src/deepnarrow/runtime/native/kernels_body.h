@@ -505,14 +505,9 @@ void multiply(const char* a, int64_t a_bytes, int64_t m, const Matrix& w, int64_
     }
 }
 
-// The 16 ids from `id` on that a mask allows and that are below `limit`, one bit each.
+// The 16 ids from `id`, a multiple of 16, on that a mask allows and that are below `limit`, one bit each.
 inline uint32_t allowed_of(const uint32_t* mask, int64_t id, int64_t limit) {
-    uint32_t allowed = 0xffff;
-    if (mask) {
-        allowed = mask[id / 32] >> (id % 32);
-        if (id % 32 > 16 && id + 32 - id % 32 < limit) allowed |= mask[id / 32 + 1] << (32 - id % 32);
-        allowed &= 0xffff;
-    }
+    uint32_t allowed = mask ? mask[id / 32] >> (id % 32) & 0xffff : 0xffff;
     if (id + LANES > limit) allowed &= id < limit ? (1u << (limit - id)) - 1 : 0;
     return allowed;
 }
