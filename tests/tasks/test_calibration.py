@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from deepnarrow.errors import UserError
 from deepnarrow.tasks.calibration import ERROR, ece, gap_rows
-from deepnarrow.tasks.significance import resampled
+from deepnarrow.tasks.resampling import resampled
 
 
 def by_hand(probabilities: np.ndarray, right: np.ndarray, bins: int) -> float:

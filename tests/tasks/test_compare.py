@@ -10,8 +10,8 @@ from scipy.stats import binomtest, permutation_test, ttest_rel
 
 from deepnarrow.errors import UserError
 from deepnarrow.tasks import Pair, metrics
+from deepnarrow.tasks.resampling import MEAN
 from deepnarrow.tasks.significance import (
-    MEAN,
     Between,
     Comparison,
     Interval,

@@ -13,7 +13,8 @@ from scipy.stats import binom
 
 from deepnarrow.tasks import metrics
 from deepnarrow.tasks.correlation import moments, pearson_percent
-from deepnarrow.tasks.significance import MEAN, OfMeans, compare, difference, exact, interval, over_seeds, wilson
+from deepnarrow.tasks.resampling import MEAN, OfMeans
+from deepnarrow.tasks.significance import compare, difference, exact, interval, over_seeds, wilson
 
 World = Callable[[np.random.Generator, int], np.ndarray]
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from deepnarrow.errors import UserError
-from deepnarrow.tasks import Pair, metrics, significance
-from deepnarrow.tasks.significance import MEAN, bootstrap, difference, interval, wilson
+from deepnarrow.tasks import Pair, metrics, resampling
+from deepnarrow.tasks.resampling import MEAN
+from deepnarrow.tasks.significance import bootstrap, difference, interval, wilson
 
 
 def median(items: np.ndarray) -> float:
@@ -35,7 +36,7 @@ def test_array_and_loop_give_the_same_interval() -> None:
 def test_memory_bounds_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     items = np.random.default_rng(0).random((30, 3))
     before = bootstrap(items), difference(items, items[::-1])
-    monkeypatch.setattr(significance, "CELLS", 200)
+    monkeypatch.setattr(resampling, "CELLS", 200)
     assert bootstrap(items) == before[0]
     assert difference(items, items[::-1]) == pytest.approx(before[1], rel=1e-12)
 

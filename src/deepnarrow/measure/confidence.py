@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepnarrow.tasks.calibration import ece
-from deepnarrow.tasks.significance import Interval, OfMeans, bootstrap
+from deepnarrow.tasks.resampling import OfMeans
+from deepnarrow.tasks.significance import Interval, bootstrap
 
 if TYPE_CHECKING:
     from deepnarrow.measure.evaluate import Prediction

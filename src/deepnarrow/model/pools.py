@@ -1,6 +1,6 @@
 """Where an engine of PyTorch keeps keys and values: pools of places, and the memories and rows that hold one each.
 
-Shape key   Y layers   S places for sequences   C places for tokens of each   G key/value heads   K d_kv   M memory length
+Shape key   Y layers   S places for sequences   C places for tokens   G key/value heads   K d_kv   M memory length
 """
 
 from bisect import insort

@@ -12,7 +12,8 @@ begins at 0 where calibrated answers would often err as much. Its upper end stay
 import numpy as np
 
 from deepnarrow.errors import UserError
-from deepnarrow.tasks.significance import CELLS, Interval, OfMeans, checked, resampled
+from deepnarrow.tasks.resampling import CELLS, OfMeans, resampled
+from deepnarrow.tasks.significance import Interval, checked
 
 BINS = 15
 

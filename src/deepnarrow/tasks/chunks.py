@@ -12,7 +12,7 @@ import numpy as np
 
 from deepnarrow.tasks.metrics import Metric
 from deepnarrow.tasks.pair import Pair
-from deepnarrow.tasks.significance import OfMeans
+from deepnarrow.tasks.resampling import OfMeans
 
 OUTSIDE = "O"
 PREFIXES = ("B", "I", "E", "S")  # begin, inside, end, single: BIO needs the first two, BIOES all four

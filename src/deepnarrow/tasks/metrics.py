@@ -21,7 +21,7 @@ from deepnarrow.errors import UserError
 from deepnarrow.tasks import rouge, translation
 from deepnarrow.tasks.correlation import RANKS, moments, pearson_percent
 from deepnarrow.tasks.pair import Pair
-from deepnarrow.tasks.significance import MEAN, Combine, OfMeans, OfSums
+from deepnarrow.tasks.resampling import MEAN, Combine, OfMeans, OfSums
 
 Items = Callable[[Sequence[str], Sequence[Pair]], np.ndarray]
 
