@@ -244,7 +244,7 @@ def test_mistakes(model: Path, data: Path, tmp_path: Path, capsys: Capture) -> N
     assert "int8 is a precision of the native runtime" in refused(
         capsys, "embed", model, "a", "--runtime", "torch", "--dtype", "int8"
     )
-    assert "unknown dtype 'int4'" in refused(capsys, "embed", model, "a", "--dtype", "int4")
+    assert "unknown dtype 'int4'; did you mean int8" in refused(capsys, "embed", model, "a", "--dtype", "int4")
     (data / "bad.jsonl").write_text('{"sentence1": "a", "sentence2": "b", "score": "high"}\n')
     assert "row 1: two texts and a number" in refused(capsys, "embed", model, "--similarity", data / "bad.jsonl")
     assert not (tmp_path / "run" / "run.json").exists()

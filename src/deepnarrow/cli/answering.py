@@ -68,6 +68,7 @@ def ready(
 def goes_native(model: str, runtime: str, device: str, dtype: str | None, doing: str = "answering") -> bool:
     """Whether the native runtime is to do it and is there; where it is not, one line says so."""
     check_runtime(runtime, device)
+    check_dtype(dtype)
     if runtime == "torch" or not wants_native(model, runtime, device, dtype):
         return False
     from deepnarrow.runtime.native import NotBuiltError, library
@@ -87,6 +88,14 @@ def check_runtime(runtime: str, device: str) -> None:
         raise UserError(f"unknown runtime {runtime!r}; {nearest(runtime, RUNTIMES)}")
     if runtime == "native" and device not in NATIVE_DEVICES:
         raise UserError(f"the native runtime runs on the CPU, not on {device}; leave out --device or --runtime")
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Refuse a word that is no precision of either runtime; why not float16, PyTorch's part says."""
+    from deepnarrow.runtime.layout import PRECISIONS
+
+    if dtype is not None and dtype not in (*PRECISIONS, "float16", "fp16", "half"):
+        raise UserError(f"unknown dtype {dtype!r}; {nearest(dtype, PRECISIONS)}")
 
 
 def must_be_native(runtime: str, dtype: str | None) -> bool:

@@ -77,6 +77,7 @@ def way_of(*, runtime: str, device: str, dtype: str | None) -> "Callable[[Path],
     from deepnarrow.runtime.format import NAME, open_file
 
     answering.check_runtime(runtime, device)
+    answering.check_dtype(dtype)
     must = answering.must_be_native(runtime, dtype)
     if runtime == TORCH or device not in answering.NATIVE_DEVICES:
         answering.refuse_int8(dtype)
